@@ -1,0 +1,14 @@
+"""The one error a user is meant to see."""
+
+from __future__ import annotations
+
+
+class InputError(Exception):
+    """Bad input: names the key or file, what was found, and the mend. The command line exits with 2 on it."""
+
+    def __init__(self, key: str, found: str, mend: str) -> None:
+        self.key, self.found, self.mend = key, found, mend
+        super().__init__(f"{key}: found {found}; {mend}")
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        return type(self), (self.key, self.found, self.mend)

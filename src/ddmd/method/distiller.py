@@ -1,0 +1,284 @@
+"""Algorithm 1: one generator update and one fake update. The caller owns the loop, the data and the optimisers' settings.
+
+    distiller = Distiller(roles, path, objective, plan, shape, student_optimizer, fake_optimizer)
+    for batch in batches:
+        update = distiller.generator_update(batch)
+        for _ in range(5):
+            distiller.fake_update(next(batches))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .guidance import GuidanceScale
+from .noise import NoisePath
+from .objective import Branches, Direction, Normalizer, decoupled_direction, fake_loss, mean_abs, mean_variance_loss, proxy_loss
+from .renoise import RenoiseSchedule
+from .student import Sampler, simulate, uniform_grid
+
+Condition = Mapping[str, Any]
+"""What a network is told besides the image: tensors (or lists) whose first axis is the batch."""
+
+
+class Roles(Protocol):
+    """The three networks. Each call returns native output (v, eps or x0, see `NoisePath`) for z (B, ...), u (B,)."""
+
+    def student(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor: ...
+    def teacher(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor: ...
+    def fake(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor: ...
+    def parameters(self, role: str) -> Sequence[nn.Parameter]: ...
+    def backward(self, role: str, loss: Tensor) -> None: ...
+    def follow(self, rate: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class MeanVariance:
+    """Eq. 7 as a regulariser: weight and targets (SDXL's latents: 0.075 and 0.81)."""
+
+    weight: float
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the student is pushed along. A weight of 0 removes a branch and every forward pass it would need."""
+
+    alpha: GuidanceScale
+    schedule: RenoiseSchedule = field(default_factory=RenoiseSchedule)
+    ca_weight: float = 1.0
+    dm_weight: float = 1.0
+    normalizer: Normalizer = "per_branch"
+    floor: float = 1e-6
+    proxy_scale: float = 0.5
+    noise: Literal["independent", "shared"] = "independent"
+    mean_variance: MeanVariance | None = None
+    split_teacher: bool = False  # one teacher pass at a time: less memory, more time
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the student walks and how the fake model learns."""
+
+    grid: tuple[float, ...] = field(default_factory=lambda: uniform_grid(4))
+    sampler: Sampler = "sde"
+    source: Literal["simulate", "data"] = "simulate"
+    fake_space: Literal["native", "x0"] = "native"
+    fake_range: tuple[float, float] = (0.0, 1.0)
+    follow: float = 0.0  # after each fake update the fake moves this share of the way to the student
+    clip: float = 10.0
+
+
+class Batch(NamedTuple):
+    """Conditions of B prompts, the unconditional ones, and clean images where the student starts from noised data."""
+
+    cond: Condition
+    uncond: Condition | None = None
+    images: Tensor | None = None
+
+
+class Sample(NamedTuple):
+    """A student output: clean images x (detached), the level of the call that made them, and their conditions."""
+
+    x: Tensor
+    u_gen: Tensor
+    cond: Condition
+
+
+class Update(NamedTuple):
+    """What an update did: 0-d tensors by name (nothing was synchronised), and the student's output for reuse."""
+
+    metrics: dict[str, Tensor]
+    sample: Sample
+
+
+class Distiller:
+    """Decoupled DMD on tensors and callables.
+
+    `shape` is one latent's shape; `generator` draws noise and levels (one per process), `rungs` draws the exit step and
+    must be seeded alike in every process, since rollouts of unequal length would leave sharded ranks waiting.
+    """
+
+    def __init__(
+        self,
+        roles: Roles,
+        path: NoisePath,
+        objective: Objective,
+        plan: Plan,
+        shape: Sequence[int],
+        student_optimizer: torch.optim.Optimizer,
+        fake_optimizer: torch.optim.Optimizer | None,
+        generator: torch.Generator,
+        rungs: torch.Generator,
+    ) -> None:
+        if objective.dm_weight and fake_optimizer is None:
+            raise ValueError("dm_weight: found a value above 0 without a fake model; give a fake optimiser or set dm_weight=0")
+        self.roles, self.path, self.objective, self.plan = roles, path, objective, plan
+        self.shape, self.generator, self.rungs = tuple(shape), generator, rungs
+        self.student_optimizer, self.fake_optimizer = student_optimizer, fake_optimizer
+        self.cycle = 0
+
+    # ---- Algorithm 1, generator part -------------------------------------------------------------------------------
+
+    def generator_update(self, batch: Batch) -> Update:
+        """One step of the student along Eq. 8; a single student graph feeds every term."""
+        z, u_gen = self.student_input(batch)
+        x = self._student_x0(z, u_gen, batch.cond)
+        alpha = self.objective.alpha.at(self.cycle, x, self.generator)
+        branches = self._branches(x.detach(), u_gen, batch, alpha)
+        direction = decoupled_direction(
+            branches, alpha, self.objective.normalizer, self.objective.floor, self.objective.ca_weight, self.objective.dm_weight
+        )
+        loss = proxy_loss(x, direction.total, self.objective.proxy_scale)
+        metrics = {"generator_loss": loss.detach(), **_describe(branches, direction)}
+        if (target := self.objective.mean_variance) is not None:
+            penalty = mean_variance_loss(x, target.mean, target.variance)
+            loss = loss + target.weight * penalty
+            metrics["mean_variance_loss"] = penalty.detach()
+        metrics["generator_grad_norm"] = self._step("student", loss, self.student_optimizer)
+        self.cycle += 1
+        return Update(metrics, Sample(x.detach(), u_gen, batch.cond))
+
+    def _branches(self, x: Tensor, u_gen: Tensor, batch: Batch, alpha: float | Tensor) -> Branches:
+        """Re-noise x for both branches and ask the teacher (one batched call) and the fake. Nothing here has a graph."""
+        objective, schedule = self.objective, self.objective.schedule
+        with_dm = objective.dm_weight != 0
+        with_ca = objective.ca_weight != 0 and not (isinstance(alpha, float | int) and alpha == 1)
+        u_ca, u_dm = schedule.draw(u_gen, self.generator)
+        noise_ca = self._noise(x)
+        noise_dm = noise_ca if schedule.coupled or objective.noise == "shared" else self._noise(x)
+        x_ca, x_dm = self.path.add_noise(x, u_ca, noise_ca), self.path.add_noise(x, u_dm, noise_dm)
+
+        asked: dict[str, tuple[Tensor, Tensor, Condition]] = {}
+        if with_dm:
+            asked["cond_dm"] = (x_dm, u_dm, batch.cond)
+        if with_ca:
+            if batch.uncond is None:
+                raise ValueError("batch.uncond: found None; CFG Augmentation needs the unconditional condition (or set alpha to 1)")
+            asked["uncond_ca"] = (x_ca, u_ca, batch.uncond)
+            if not (with_dm and schedule.coupled):  # coupled: both branches look at one image, asked once
+                asked["cond_ca"] = (x_ca, u_ca, batch.cond)
+        with torch.no_grad():
+            said = self._teacher_x0(asked)
+            if with_ca and with_dm and schedule.coupled:
+                said["cond_ca"] = said["cond_dm"]
+            fake_dm = self.path.to_x0(self.roles.fake(x_dm, u_dm, batch.cond), x_dm, u_dm) if with_dm else None
+        return Branches(x, fake_dm=fake_dm, **said)
+
+    def _teacher_x0(self, asked: Mapping[str, tuple[Tensor, Tensor, Condition]]) -> dict[str, Tensor]:
+        if not asked:
+            return {}
+        if self.objective.split_teacher:
+            return {name: self.path.to_x0(self.roles.teacher(*call), call[0], call[1]) for name, call in asked.items()}
+        z, u, cond = (list(parts) for parts in zip(*asked.values(), strict=True))
+        every_z, every_u = torch.cat(z), torch.cat(u)
+        x0 = self.path.to_x0(self.roles.teacher(every_z, every_u, concatenate(cond)), every_z, every_u)
+        return dict(zip(asked, x0.split([len(part) for part in z]), strict=True))
+
+    # ---- Algorithm 1, fake part ------------------------------------------------------------------------------------
+
+    def fake_update(self, batch: Batch | None = None, sample: Sample | None = None) -> Update:
+        """One regression step of the fake model on the student's output: a given `sample`, or a fresh one for `batch`."""
+        if self.fake_optimizer is None:
+            raise ValueError("fake_update: found no fake model; this objective was built without one")
+        if sample is None:
+            if batch is None:
+                raise ValueError("fake_update: found neither a batch nor a sample; give one of them")
+            sample = self.student_sample(batch)
+        low, high = self.plan.fake_range
+        u = low + (high - low) * torch.rand(sample.u_gen.shape, generator=self.generator, device=sample.x.device, dtype=torch.float64)
+        noise = self._noise(sample.x)
+        noisy = self.path.add_noise(sample.x, u, noise)
+        output = self.roles.fake(noisy, u, sample.cond)
+        if self.plan.fake_space == "x0":
+            loss = fake_loss(self.path.to_x0(output, noisy, u), sample.x)
+        else:
+            loss = fake_loss(output, self.path.target(sample.x, noise, u))
+        norm = self._step("fake", loss, self.fake_optimizer)
+        if self.plan.follow:
+            self.roles.follow(self.plan.follow)
+        return Update({"fake_loss": loss.detach(), "fake_grad_norm": norm}, sample)
+
+    # ---- the student's inputs and outputs --------------------------------------------------------------------------
+
+    def student_input(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The student's noisy input at one rung of its grid: its own rollout, or noised data. Returns z and u_gen (B,)."""
+        grid = self.plan.grid
+        rung = int(torch.randint(len(grid), (), generator=self.rungs))
+        size = batch_size(batch.cond)
+        z = torch.randn((size, *self.shape), generator=self.generator, device=self.generator.device)
+        u_gen = z.new_full((size,), grid[rung], dtype=torch.float64)
+        if self.plan.source == "data":
+            if batch.images is None:
+                raise ValueError("batch.images: found None; source=data noises real latents, so the batch must hold them")
+            return self.path.add_noise(batch.images.to(z.device), u_gen, z), u_gen
+
+        def predict(z: Tensor, u: Tensor) -> Tensor:
+            return self._student_x0(z, u, batch.cond)
+
+        return simulate(predict, self.path, grid, rung, z, self.plan.sampler, self.generator), u_gen
+
+    @torch.no_grad()
+    def student_sample(self, batch: Batch) -> Sample:
+        """A fresh student output without a graph, for the fake model to learn."""
+        z, u_gen = self.student_input(batch)
+        return Sample(self._student_x0(z, u_gen, batch.cond), u_gen, batch.cond)
+
+    def _student_x0(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        return self.path.to_x0(self.roles.student(z, u, cond), z, u)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
+
+    def _step(self, role: str, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        self.roles.backward(role, loss)
+        norm = nn.utils.clip_grad_norm_(self.roles.parameters(role), self.plan.clip)
+        optimizer.step()
+        return norm.detach()
+
+    # ---- resuming --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position and random state; networks and optimisers are the caller's to save."""
+        return {"cycle": self.cycle, "generator": self.generator.get_state(), "rungs": self.rungs.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken."""
+        self.cycle = int(state["cycle"])
+        self.generator.set_state(state["generator"].cpu())
+        self.rungs.set_state(state["rungs"].cpu())
+
+
+def batch_size(cond: Condition) -> int:
+    """The length of a condition's first axis."""
+    return len(next(iter(cond.values())))
+
+
+def concatenate(conditions: Sequence[Condition]) -> dict[str, Any]:
+    """Join conditions along the batch: tensors are concatenated, lists (unequal lengths) appended."""
+    joined: dict[str, Any] = {}
+    for key, first in conditions[0].items():
+        parts = [condition[key] for condition in conditions]
+        joined[key] = torch.cat(parts) if isinstance(first, Tensor) else [item for part in parts for item in part]
+    return joined
+
+
+def _describe(branches: Branches, direction: Direction) -> dict[str, Tensor]:
+    """Health of one update: sizes of the two parts, their ratio and angle, how far the fake lags, non-finite values."""
+    dm, ca = direction.dm.flatten(1), direction.ca.flatten(1)
+    size_dm, size_ca = dm.abs().mean(), ca.abs().mean()
+    described = {"dm": size_dm, "ca": size_ca, "nonfinite": direction.nonfinite}
+    if branches.cond_dm is not None and branches.fake_dm is not None:
+        gap, reach = mean_abs(branches.cond_dm - branches.fake_dm).mean(), mean_abs(branches.x - branches.cond_dm).mean()
+        described["fake_gap"] = gap / reach.clamp(min=1e-12)
+        if branches.cond_ca is not None:
+            described["dm_over_ca"] = size_dm / size_ca.clamp(min=1e-12)
+            described["cosine"] = nn.functional.cosine_similarity(dm, ca, dim=1).mean()
+    return described

@@ -1,0 +1,107 @@
+"""The architecture of the `shapes` teacher: a miniature SDXL pipeline made only of stock classes, in pixel space."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from .render import SIZE
+from .scenes import VOCABULARY
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
+    from transformers import PreTrainedTokenizerFast
+
+WIDTH = 96  # of the text encoder
+TOKENS = 16  # the longest caption has twelve words, plus its two ends
+TIME_IDS = 8  # sinusoidal width of each of SDXL's six micro-conditions
+
+
+def build_pipeline() -> StableDiffusionXLPipeline:
+    """A pipeline with random weights, in evaluation mode; 32 x 32 pixels, v-prediction on a shifted cosine schedule."""
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    tokenizer = build_tokenizer()
+    text_encoder = CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=2 * WIDTH, projection_dim=WIDTH, num_hidden_layers=2,
+            num_attention_heads=4, max_position_embeddings=TOKENS, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=(24, 48, 96, 128), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=8, use_linear_projection=True,
+        resnet_time_scale_shift="scale_shift", addition_embed_type="text_time", addition_time_embed_dim=TIME_IDS,
+        projection_class_embeddings_input_dim=WIDTH + 6 * TIME_IDS,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(trained_betas=noise_schedule(), prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False)
+    pipeline = StableDiffusionXLPipeline(
+        vae=identity_autoencoder(), text_encoder=None, text_encoder_2=text_encoder.eval(), tokenizer=None, tokenizer_2=tokenizer,
+        unet=unet.eval(), scheduler=scheduler, add_watermarker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def noise_schedule(steps: int = 1000, shift: float = 3.0) -> list[float]:
+    """Betas of the cosine schedule with its noise-to-signal ratio times `shift`, so that s / a = shift * tan(pi u / 2).
+
+    Large flat shapes stay visible through much noise; unshifted, place and shape would be settled in the first few
+    levels and little training would fall there. The last abar is 1e-9: pure noise is pure.
+    """
+    u = torch.arange(steps + 1, dtype=torch.float64) / steps
+    abar = 1 / (1 + (shift * torch.tan(math.pi / 2 * u)) ** 2)
+    return (1 - abar[1:] / abar[:-1]).clamp(max=0.999).tolist()
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word of the vocabulary; anything else becomes <unk>, which the prompt encoder refuses."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("<pad>", "<unk>", "<bos>", "<eos>")
+    ids = {word: i for i, word in enumerate(special + VOCABULARY)}
+    core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
+    core.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", ids["<bos>"]), ("<eos>", ids["<eos>"])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>", eos_token="<eos>", model_max_length=TOKENS
+    )
+
+
+@torch.no_grad()
+def identity_autoencoder() -> AutoencoderTiny:
+    """A stock autoencoder that changes nothing, so that the stock pipeline runs in pixel space.
+
+    Its decoder is x -> 3 tanh(x / 3) followed by relu(x) - relu(-x). Latents are kept `gain` times smaller inside it,
+    where that tanh is straight: the round trip is exact to 4e-4 of the colour range.
+    """
+    from diffusers import AutoencoderTiny
+
+    gain, rgb = 10.0, 3
+    vae = AutoencoderTiny(
+        latent_channels=rgb, encoder_block_out_channels=(2 * rgb,), decoder_block_out_channels=(2 * rgb,), num_encoder_blocks=(0,),
+        num_decoder_blocks=(0,), scaling_factor=gain,
+    )  # fmt: skip
+    for parameter in vae.parameters():
+        parameter.zero_()
+    encoder = [m for m in vae.encoder.modules() if isinstance(m, torch.nn.Conv2d)]
+    decoder = [m for m in vae.decoder.modules() if isinstance(m, torch.nn.Conv2d)]
+    for channel in range(rgb):
+        encoder[0].weight[channel, channel, 1, 1] = 1
+        encoder[-1].weight[channel, channel, 1, 1] = 2 / gain
+        decoder[0].weight[channel, channel, 1, 1] = 1
+        decoder[0].weight[channel + rgb, channel, 1, 1] = -1
+        decoder[-1].weight[channel, channel, 1, 1] = gain / 2
+        decoder[-1].weight[channel, channel + rgb, 1, 1] = -gain / 2
+    # The class maps [-1, 1] to [0, 1] on its way in and back on its way out; these undo it.
+    encoder[-1].bias.fill_(-1 / gain)
+    decoder[-1].bias.fill_(0.5)
+    return vae.eval()

@@ -1,0 +1,51 @@
+"""One small file per model family: how its network is called, how prompts become conditions, how a student is exported."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from pathlib import Path
+
+from ...errors import InputError
+from .base import Denoiser
+
+# Pipeline class in model_index.json -> module of this package; a new family is one file and one line here.
+FAMILIES = {"StableDiffusionXLPipeline": "sdxl"}
+
+__all__ = ["FAMILIES", "Denoiser", "load_denoiser"]
+
+
+def load_denoiser(folder: Path | str) -> Denoiser:
+    """Open a diffusers pipeline folder as the denoiser of its family, in float32 on the CPU.
+
+    Raises InputError when the folder, its model_index.json or a weight file is missing or damaged, or the family is unknown.
+    """
+    folder = Path(folder)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        found = "no such folder" if not folder.is_dir() else "no model_index.json in it"
+        raise InputError(str(folder), found, "give the folder of a diffusers pipeline")
+    try:
+        name = json.loads(index.read_text())["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(str(index), f"not a pipeline index ({error})", "download or save the pipeline again") from error
+    if name not in FAMILIES:
+        raise InputError(str(index), f"pipeline class {name}", f"known families: {', '.join(FAMILIES)}")
+
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from ...quiet import quiet_libraries
+
+    quiet_libraries()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
+    except Exception as error:  # the loaders of two libraries raise a dozen types for a damaged folder
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(str(folder), f"a pipeline that does not load ({type(error).__name__}: {reason})", "copy the folder again") from error
+    pipeline.set_progress_bar_config(disable=True)
+    family = importlib.import_module(f".{FAMILIES[name]}", __package__)
+    return family.DENOISER(pipeline)

@@ -1,0 +1,186 @@
+"""Three roles, teacher, student and fake, on three copies of a network or on one base with two LoRA adapters.
+
+Both answer the same calls. Sharing a base has silent traps: a backward pass run while another adapter is active gives
+no gradient, or, under gradient checkpointing, a wrong one. Here every output that carries a graph remembers its role
+and refuses to be differentiated under another; `backward` restores the role first.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..method.distiller import Condition
+
+Call = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
+"""How a family calls its network: (network, z, u, cond) -> native output."""
+TRAINED = ("student", "fake")
+
+
+class RoleError(RuntimeError):
+    """A graph of one role was differentiated while another was active."""
+
+
+class Roles(ABC):
+    """What the method needs of the networks; see `ddmd.method.distiller.Roles`."""
+
+    def __init__(self, call: Call, with_fake: bool) -> None:
+        self.call, self.with_fake = call, with_fake
+
+    @abstractmethod
+    def network(self, role: str) -> nn.Module:
+        """The module that answers for a role, in that role."""
+
+    @abstractmethod
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        """What a role trains: nothing for the teacher."""
+
+    @abstractmethod
+    def wrap(self, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> None:
+        """Move to a device and hand the trained modules to an engine (accelerate's `prepare_model`, say)."""
+
+    @abstractmethod
+    def named_parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """A trained role's parameters by stable names, for checkpoints."""
+
+    def teacher(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        """Frozen: never a graph."""
+        with torch.no_grad():
+            return self.call(self.network("teacher"), z, u, cond)
+
+    def student(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        return self._guarded("student", self.call(self.network("student"), z, u, cond))
+
+    def fake(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        if not self.with_fake:
+            raise RoleError("fake: these roles were built without a fake model; build them with with_fake=True")
+        return self._guarded("fake", self.call(self.network("fake"), z, u, cond))
+
+    def backward(self, role: str, loss: Tensor) -> None:
+        """Differentiate a loss of one role, with that role active."""
+        self.network(role)
+        loss.backward()
+
+    @torch.no_grad()
+    def follow(self, rate: float) -> None:
+        """Move the fake a share of the way to the student: fake <- (1 - rate) * fake + rate * student."""
+        for fake, student in zip(self.parameters("fake"), self.parameters("student"), strict=True):
+            fake.lerp_(student, rate)
+
+    def state_dict(self, role: str) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.named_parameters(role).items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, role: str, state: dict[str, Tensor]) -> None:
+        own = self.named_parameters(role)
+        if own.keys() != state.keys():
+            raise KeyError(f"{role}: {len(own.keys() ^ state.keys())} parameter names differ from the saved ones")
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+
+    def _guarded(self, role: str, output: Tensor) -> Tensor:
+        if output.requires_grad:
+
+            def check(gradient: Tensor) -> Tensor:
+                if (active := self.active()) not in (role, None):
+                    raise RoleError(f"backward of a {role} graph while {active!r} is active; call roles.backward({role!r}, loss)")
+                return gradient
+
+            output.register_hook(check)
+        return output
+
+    def active(self) -> str | None:
+        """The role now active on a shared base; None where every role has a network of its own."""
+        return None
+
+
+class CopyRoles(Roles):
+    """Three full copies (two without a fake model)."""
+
+    def __init__(self, network: nn.Module, call: Call, with_fake: bool = True) -> None:
+        super().__init__(call, with_fake)
+        trained = TRAINED if with_fake else TRAINED[:1]
+        self.networks = {"teacher": network.requires_grad_(False).eval()}
+        for role in trained:
+            self.networks[role] = copy.deepcopy(network).requires_grad_(True).eval()
+
+    def network(self, role: str) -> nn.Module:
+        return self.networks[role]
+
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        return [p for p in self.networks[role].parameters() if p.requires_grad]
+
+    def named_parameters(self, role: str) -> dict[str, nn.Parameter]:
+        return dict(_unwrapped(self.networks[role]).named_parameters())
+
+    def wrap(self, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> None:
+        self.networks["teacher"].to(device)
+        for role in self.networks.keys() - {"teacher"}:
+            self.networks[role] = prepare(self.networks[role].to(device))
+
+
+class LoraRoles(Roles):
+    """One frozen base; `student` and `fake` are LoRA adapters on it and the teacher is the base with both off."""
+
+    def __init__(
+        self, network: nn.Module, call: Call, targets: Sequence[str], rank: int = 16, fake_rank: int | None = None, with_fake: bool = True
+    ) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        super().__init__(call, with_fake)
+        self.base = network.requires_grad_(False).eval()
+        ranks = {"student": rank, "fake": fake_rank or rank} if with_fake else {"student": rank}
+        if min(ranks.values()) < 1:
+            raise ValueError(f"rank: found {ranks}; LoRA ranks must be at least 1")
+        for role, r in ranks.items():
+            config = LoraConfig(r=r, lora_alpha=r, target_modules=list(targets), init_lora_weights="gaussian")
+            if hasattr(network, "add_adapter"):
+                network.add_adapter(config, adapter_name=role)  # diffusers' mixin, so that its LoRA savers know the adapter
+            else:
+                inject_adapter_in_model(config, network, adapter_name=role)
+        self._layers: list[Any] = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
+        self._named = {role: {n: p for n, p in network.named_parameters() if f".{role}." in n} for role in ranks}
+        self._active = ""
+        self._activate("teacher")
+
+    def active(self) -> str | None:
+        return self._active
+
+    def network(self, role: str) -> nn.Module:
+        self._activate(role)
+        return self.base
+
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        return list(self._named[role].values())
+
+    def named_parameters(self, role: str) -> dict[str, nn.Parameter]:
+        return self._named[role]
+
+    def wrap(self, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> None:
+        self.base = prepare(self.base.to(device))
+
+    def _activate(self, role: str) -> None:
+        if role == self._active:
+            return
+        for layer in self._layers:
+            if role == "teacher":
+                layer.enable_adapters(False)
+            else:
+                layer.enable_adapters(True)
+                layer.set_adapter(role)
+        # peft freezes whatever is not active; a graph made earlier would then silently lose its gradient.
+        for parameters in self._named.values():
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+        self._active = role
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """The module inside DDP."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
