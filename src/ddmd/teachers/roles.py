@@ -37,6 +37,10 @@ class Roles(ABC):
         """The module that answers for a role, in that role."""
 
     @abstractmethod
+    def plain(self, role: str) -> nn.Module:
+        """The module that answers for a role, without an engine's wrapper: for one process alone, and for copying."""
+
+    @abstractmethod
     def parameters(self, role: str) -> list[nn.Parameter]:
         """What a role trains: nothing for the teacher."""
 
@@ -115,8 +119,11 @@ class CopyRoles(Roles):
     def parameters(self, role: str) -> list[nn.Parameter]:
         return [p for p in self.networks[role].parameters() if p.requires_grad]
 
+    def plain(self, role: str) -> nn.Module:
+        return _unwrapped(self.networks[role])
+
     def named_parameters(self, role: str) -> dict[str, nn.Parameter]:
-        return dict(_unwrapped(self.networks[role]).named_parameters())
+        return dict(self.plain(role).named_parameters())
 
     def wrap(self, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> None:
         self.networks["teacher"].to(device)
@@ -155,6 +162,10 @@ class LoraRoles(Roles):
     def network(self, role: str) -> nn.Module:
         self._activate(role)
         return self.base
+
+    def plain(self, role: str) -> nn.Module:
+        self._activate(role)
+        return _unwrapped(self.base)
 
     def parameters(self, role: str) -> list[nn.Parameter]:
         return list(self._named[role].values())

@@ -23,6 +23,7 @@ class Denoiser(ABC):
     """
 
     family: ClassVar[str]
+    component: ClassVar[str]  # the network's name in the pipeline
     lora_targets: ClassVar[tuple[str, ...]]
     sampler: ClassVar[Sampler]  # the few-step sampler that the family's students use by default
 
@@ -33,9 +34,14 @@ class Denoiser(ABC):
         self.pipeline: Any = pipeline
 
     @property
-    @abstractmethod
     def network(self) -> nn.Module:
         """The denoising network."""
+        return getattr(self.pipeline, self.component)
+
+    @property
+    def pipeline_options(self) -> dict[str, Any]:
+        """Constructor arguments of the pipeline that are not components."""
+        return {}
 
     @abstractmethod
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:

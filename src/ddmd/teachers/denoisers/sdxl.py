@@ -24,6 +24,7 @@ class SDXL(Denoiser):
     """StableDiffusionXLPipeline and everything saved in its shape, such as the embedded `shapes` teacher."""
 
     family = "sdxl"
+    component = "unet"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     sampler: Sampler = "sde"
 
@@ -37,8 +38,8 @@ class SDXL(Denoiser):
         self.shape = (pipeline.unet.config.in_channels, size, size)
 
     @property
-    def network(self) -> nn.Module:
-        return self.pipeline.unet
+    def pipeline_options(self) -> dict[str, Any]:
+        return {"force_zeros_for_empty_prompt": self._zero_uncond, "add_watermarker": False}
 
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}

@@ -12,7 +12,7 @@ from .scenes import VOCABULARY
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
-    from transformers import PreTrainedTokenizerFast
+    from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 WIDTH = 96  # of the text encoder
 TOKENS = 16  # the longest caption has twelve words, plus its two ends
@@ -32,6 +32,7 @@ def build_pipeline() -> StableDiffusionXLPipeline:
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
+    loud_words(text_encoder)
     unet = UNet2DConditionModel(
         sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=(24, 48, 96, 128), layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -47,6 +48,20 @@ def build_pipeline() -> StableDiffusionXLPipeline:
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@torch.no_grad()
+def loud_words(text_encoder: CLIPTextModelWithProjection) -> None:
+    """Start words at unit size instead of CLIP's 0.02, and the marks around them at zero.
+
+    Cross-attention reads these vectors almost raw: at 0.02 it was deaf to position for a thousand steps, at 1 it hears it
+    within three hundred. With a silent end mark, the pooled text begins as an average of the words.
+    """
+    config = text_encoder.config
+    words = text_encoder.text_model.embeddings.token_embedding.weight
+    words.normal_()
+    for mark in (config.pad_token_id, config.bos_token_id, config.eos_token_id):
+        words[mark] = 0
 
 
 def noise_schedule(steps: int = 1000, shift: float = 3.0) -> list[float]:

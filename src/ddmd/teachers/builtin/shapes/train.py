@@ -22,9 +22,9 @@ from .scenes import caption, random_scenes, random_statements
 class TeacherRecipe:
     """How the shipped teacher was trained. `wrong` blurs the conditional law: without guidance, some words are not obeyed."""
 
-    steps: int = 8000
+    steps: int = 6000
     batch: int = 64
-    lr: float = 1e-3
+    lr: float = 1.5e-3
     warmup: int = 100
     decay: float = 0.35  # the last share of the steps, over which the learning rate falls to zero
     ema: float = 0.999

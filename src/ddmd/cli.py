@@ -1,0 +1,261 @@
+"""The door: the `ddmd` command. The only place that prints; heavy libraries are imported inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import InputError
+
+app = typer.Typer(
+    name="ddmd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Decoupled DMD: turn a slow text-to-image diffusion or flow teacher into a 4- or 8-step student.",
+)  # fmt: skip
+builtin = typer.Typer(no_args_is_help=True, help="Train the embedded teachers and their verifiers.")
+app.add_typer(builtin, name="builtin")
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder (or file) to write to.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; all cores when not given.")]
+
+
+def main() -> None:
+    """Run the command line: exit code 0 on success, 2 on bad input (one line), 1 on a failure of ours, 130 when interrupted."""
+    try:
+        app()
+    except InputError as error:
+        print(f"ddmd: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("ddmd: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False) -> None:
+    if version:
+        from . import __version__
+
+        print(f"ddmd {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def distill(
+    recipe: Annotated[str, typer.Argument(help="A preset's name (see `ddmd recipes`) or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value pairs, such as objective.alpha=3.")] = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out (or this recipe's newest).")] = False,
+    threads: Threads = None,
+) -> None:
+    """Train a few-step student."""
+    from .run.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides or [])
+    folder = out or run_folder(resolved.name, resume)
+    _set_threads(threads)
+    from .run.finish import finish
+    from .run.train import Interrupted, NonFiniteLoss, Training
+
+    with _Screen(show=_is_lead()) as screen:
+        screen.say(f"{resolved.name}: {resolved.about}")
+        screen.say(f"writing to {folder}")
+        training = Training(resolved, folder, screen, resume)
+        again = " ".join(["ddmd distill", recipe, *(overrides or []), "--out", str(folder), "--resume"])
+        try:
+            training.run()
+        except Interrupted:
+            screen.say(f"interrupted at cycle {training.cycle}; saved. Go on with:  {again}")
+            raise typer.Exit(130) from None
+        except NonFiniteLoss as error:
+            screen.say(f"stopped: {error}. The last checkpoint is intact in {folder / 'checkpoints'}; lower optim.student_lr or objective.alpha.")
+            raise typer.Exit(1) from None
+        if training.lead:
+            results = finish(training, screen.count)
+            screen.close()
+            _print_table(results["scores"])
+            screen.say(f"student:  {folder / 'student'}\nreport:   {folder / 'report.html'}")
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="A run's folder, a pipeline's folder, or an embedded teacher's name.")],
+    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; repeat for several. Empty is the unconditional.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; a student's own, or 50.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=1, help="Guidance scale alpha; 1 for a student, 4 for a teacher.")] = None,
+    seed: Seed = 0,
+    out: Out = None,
+    beside: Annotated[str | None, typer.Option(help="Another model to draw in a row above, for comparison.")] = None,
+) -> None:
+    """Draw images from prompts."""
+    from .files import write_atomic
+    from .measure.sample import draw
+    from .run.pictures import png_bytes, strips, to_pil
+
+    rows: dict[str, Any] = {}
+    with _Screen() as screen:
+        for name in [*([beside] if beside else []), model]:
+            own = (steps, guidance) if name == model else (None, None)
+            label, images, seconds = draw(name, prompt, *own, seed, lambda done, name=name: screen.count(name, done, len(prompt)))
+            rows[label] = images
+            screen.say(f"{label.replace(chr(10), ', ')}: {seconds:.3f} s an image")
+    path = out or Path("sample.png")
+    single = not beside and len(prompt) == 1
+    write_atomic(path, png_bytes(to_pil(images[0]) if single else strips(rows)))
+    print(path)
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Runs, pipeline folders or embedded teachers.")],
+    suite: Annotated[str, typer.Option(help="The suite to score by.")] = "shapes",
+    out: Out = None,
+    prompts: Annotated[int, typer.Option(min=2, help="Number of report prompts.")] = 1000,
+    teacher_steps: Annotated[int, typer.Option(min=1, help="A teacher's many steps.")] = 50,
+    few_steps: Annotated[int, typer.Option(min=1, help="A teacher's few steps.")] = 4,
+    guidance: Annotated[float, typer.Option(min=1, help="A teacher's guidance scale.")] = 4.0,
+    seed: Seed = 0,
+    threads: Threads = None,
+) -> None:
+    """Score models; writes results.json and table.md."""
+    _set_threads(threads)
+    from .measure.evaluate import evaluate as score
+
+    folder = out or Path("evaluation")
+    with _Screen() as screen:
+        results = score(models, suite, folder, prompts, teacher_steps, few_steps, guidance, seed, screen.count)
+    _print_table(results["scores"])
+    print(folder / "results.json")
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this preset, resolved.")] = None) -> None:
+    """List the presets, or show one with every key."""
+    from .run.recipe import load_recipe, preset_names
+
+    if name:
+        print(load_recipe(name).to_yaml(), end="")
+        return
+    width = max(len(preset) for preset in preset_names())
+    for preset in preset_names():
+        print(f"{preset:<{width}}  {load_recipe(preset).about}")
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, device, memory, and what is missing."""
+    from .measure.doctor import examine
+
+    report = examine()
+    for name, found in report.facts:
+        print(f"{name:<18}{found}")
+    for problem in report.problems:
+        print(f"missing: {problem}")
+    if report.problems:
+        raise typer.Exit(2)
+
+
+@builtin.command("train")
+def builtin_train(
+    name: Annotated[str, typer.Argument(help="shapes (the teacher) or shapes-verifier.")],
+    out: Out = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; the shipped weights' number when not given.")] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+) -> None:
+    """Train an embedded teacher or verifier; a teacher's training goes on from what is in --out."""
+    _set_threads(threads)
+    from .teachers.builtin.shapes.make import make_teacher, make_verifier
+
+    makers = {"shapes": make_teacher, "shapes-verifier": make_verifier}
+    if name not in makers:
+        raise InputError("builtin train", repr(name), f"use one of {', '.join(makers)}")
+    folder = out or Path("runs") / f"builtin-{name}"
+    with _Screen() as screen:
+        made = makers[name](folder, steps, seed, lambda done, total, loss: screen.count(f"{name}, loss {loss:.4f}", done, total))
+    print(made)
+
+
+def run_folder(name: str, resume: bool) -> Path:
+    """runs/<recipe>-<n>: the next free number, or the newest when resuming."""
+    runs = Path("runs")
+    numbers = [int(p.name.rpartition("-")[2]) for p in runs.glob(f"{name}-*") if p.name[len(name) + 1 :].isdigit()]
+    if resume and not numbers:
+        raise InputError("--resume", f"no run of {name} in {runs}/", "name its folder with --out")
+    return runs / f"{name}-{max(numbers, default=0) + (0 if resume else 1)}"
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        if threads < 1:
+            raise InputError("--threads", str(threads), "give 1 or more")
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _is_lead() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _print_table(scores: dict[str, Any]) -> None:
+    if not scores:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from .run.results import table
+
+    header, *rows = table(scores)
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for i, cell in enumerate(header):
+        drawn.add_column(cell, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    Console(width=max(140, Console().width)).print(drawn)
+
+
+class _Screen:
+    """Progress on a terminal, plain lines in a log. Implements the run's Observer."""
+
+    def __init__(self, show: bool = True) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True, quiet=not show, soft_wrap=True, highlight=False, markup=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.task: Any = None
+
+    def __enter__(self) -> _Screen:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.progress.stop()
+
+    def start(self, total: int, position: int) -> None:
+        self.task = self.progress.add_task("distilling", total=total, completed=position)
+
+    def cycle(self, position: int, metrics: dict[str, float]) -> None:
+        rate = f"{metrics['seconds_per_cycle']:.2f} s/cycle"
+        self.progress.update(self.task, completed=position, description=f"distilling, {rate}, fake loss {metrics.get('fake_loss', 0):.4f}")
+
+    def count(self, what: str, done: int, total: int) -> None:
+        if self.task is None or self.progress.tasks[-1].total != total:
+            self.task = self.progress.add_task(what, total=total)
+        self.progress.update(self.task, completed=done, description=what)
+
+    def say(self, text: str) -> None:
+        self.progress.print(text) if self.console.is_terminal else self.console.print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""`ddmd evaluate`: models against a suite, in one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...files import write_atomic, write_json
+from ...run.export import SETTINGS
+from ...run.results import Setting, results_object, score_row, table, teacher_settings, weights_hash
+from ...teachers.builtin import BUILTIN, load_suite, model_folder
+from ...teachers.denoisers import load_denoiser
+from ...teachers.prompts import encode_all
+from ...teachers.sampling import bare
+
+
+def resolve(model: str) -> Path:
+    """The pipeline folder behind a name: an embedded teacher, a run's folder, or a pipeline's."""
+    folder = model_folder(model)
+    return folder / "student" if (folder / "student" / "model_index.json").is_file() else folder
+
+
+def student_setting(folder: Path) -> Setting | None:
+    """How a student that ddmd exported is sampled; None for any other pipeline."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        return None
+    try:
+        saved = json.loads(path.read_text())
+        return Setting(tuple(saved["grid"]), saved["sampler"], saved["guidance"])
+    except (ValueError, KeyError) as error:
+        raise InputError(str(path), f"settings that cannot be read ({error})", "export the student again") from error
+
+
+def evaluate(
+    models: Sequence[str],
+    suite_name: str,
+    out: Path,
+    n: int,
+    teacher_steps: int,
+    few: int,
+    guidance: float,
+    seed: int,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """Score models on a suite's report prompts; writes results.json and table.md into `out` and returns the results.
+
+    A student is sampled with its own settings. Anything else is a teacher: many steps with and without guidance, and few.
+    """
+    suite = load_suite(suite_name)
+    prompts = suite.prompts("report", n)
+    scores: dict[str, Any] = {}
+    hashes = {}
+    for model in models:
+        folder = resolve(model)
+        denoiser = load_denoiser(folder)
+        hashes[model] = weights_hash(folder)
+        cond = encode_all(denoiser, prompts)
+        own = student_setting(folder)
+        rows = {"student": own} if own else teacher_settings(teacher_steps, few, guidance)
+        for name, setting in rows.items():
+            label = name if name not in scores else f"{name} ({Path(model).name})"
+
+            def report(done: int, label: str = label) -> None:
+                progress(label, done, n)
+
+            scores[label] = score_row(denoiser, bare(denoiser), setting, suite, prompts, cond, seed, report)
+    results = results_object(suite_name, seed, scores, models=list(models), weights=hashes[models[0]] if len(models) == 1 else hashes)
+    write_json(out / "results.json", results)
+    header, *rest = table(scores)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rest)]
+    write_atomic(out / "table.md", "\n".join(lines) + "\n")
+    return results
+
+
+__all__ = ["BUILTIN", "evaluate", "resolve", "student_setting"]

@@ -1,0 +1,80 @@
+"""Checkpoints: safetensors and JSON only, one folder a step, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import folder_atomic, write_json
+
+Tensors = dict[str, Tensor]
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
+    """An optimiser's per-parameter state as flat tensors named `index.field`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": torch.as_tensor(value) for i, fields in state.items() for key, value in fields.items()}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """The inverse of `pack_optimizer`; hyper-parameters stay the optimiser's own."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensors], facts: dict[str, Any]) -> None:
+    """Write each named set of tensors as NAME.safetensors and the facts as state.json."""
+    from safetensors.torch import save_file
+
+    with folder_atomic(folder) as temporary:
+        for name, content in tensors.items():
+            save_file({k: v.detach().cpu().contiguous() for k, v in content.items()}, temporary / f"{name}.safetensors")
+        write_json(temporary / "state.json", facts)
+
+
+def load_checkpoint(folder: Path, names: list[str]) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """Read what `save_checkpoint` wrote. Raises InputError naming the missing or damaged file."""
+    try:
+        facts = json.loads((folder / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(str(folder / "state.json"), f"a file that cannot be read ({error})", "resume from an older checkpoint") from error
+    return {name: load_tensors(folder / f"{name}.safetensors") for name in names}, facts
+
+
+def load_tensors(path: Path) -> Tensors:
+    """One safetensors file, on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        reason = "missing" if not path.is_file() else f"damaged or truncated ({str(error)[:80]})"
+        raise InputError(str(path), f"a file that is {reason}", "resume from an older checkpoint: remove this step's folder") from error
+
+
+def step_folders(checkpoints: Path) -> list[Path]:
+    """Complete checkpoints in order of their cycle."""
+    return sorted(folder for folder in checkpoints.glob("step-*") if folder.is_dir())
+
+
+def step_folder(checkpoints: Path, cycle: int) -> Path:
+    """Where the checkpoint of a cycle lives."""
+    return checkpoints / f"step-{cycle:06d}"
+
+
+def drop_old(checkpoints: Path, keep: int) -> None:
+    """Remove all but the newest `keep` steps, and what a kill left half-written."""
+    for folder in step_folders(checkpoints)[:-keep]:
+        shutil.rmtree(folder)
+    for leftover in checkpoints.glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,81 @@
+"""The end of a run: the student exported, scored beside its teacher on prompts that nothing was chosen by, and reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..files import write_json
+from ..teachers.builtin import BUILTIN, WEIGHTS, model_folder
+from ..teachers.prompts import encode_all
+from ..teachers.sampling import bare
+from . import checkpoint as ckpt
+from .export import export_student, student_network
+from .report import write_report
+from .results import Setting, results_object, score_row, seconds_per_image, teacher_settings, weights_hash
+from .train import Training
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
+def finish(training: Training, progress: Progress) -> dict[str, Any]:
+    """Export student/, write results.json and report.html; returns the results."""
+    recipe, parts, folder = training.recipe, training.parts, training.folder
+    weights, chosen = chosen_weights(training)
+    parts.roles.load_state_dict("student", weights)
+    network = student_network(parts.roles)
+    about = {"recipe": recipe.name, "alpha": recipe.objective.alpha, "cycle": chosen, "teacher": recipe.model}
+    export_student(folder / "student", parts.denoiser, network, recipe.grid, parts.sampler, about)
+
+    scores: dict[str, Any] = {}
+    note = f"The exported student is the average at cycle {chosen} of {training.cycle}."
+    if parts.suite is not None:
+        prompts = parts.suite.prompts("report", recipe.report.prompts)
+        cond = encode_all(parts.denoiser, prompts)
+        student = bare(parts.denoiser, network)
+
+        def row(name: str, setting: Setting, who: Any) -> dict[str, Any]:
+            assert parts.suite is not None
+            return score_row(parts.denoiser, who, setting, parts.suite, prompts, cond, recipe.seed, lambda done: progress(name, done, len(prompts)))
+
+        shipped = shipped_scores(recipe.model, recipe.report.prompts)
+        for name, setting in teacher_settings(recipe.report.teacher_steps, len(recipe.grid), recipe.objective.alpha).items():
+            known = shipped.get(name, {})
+            if known.get("steps") == setting.steps and known.get("guidance") == setting.guidance:
+                scores[name] = {**known, "source": "shipped with the teacher; `ddmd evaluate` measures it again"}
+                # Speed is only comparable within one run, on one machine.
+                scores[name]["seconds_per_image"] = seconds_per_image(parts.denoiser, parts.roles.teacher, setting, cond)
+            else:
+                scores[name] = row(name, setting, parts.roles.teacher)
+        scores["student"] = row("student", training.student_setting, student)
+        for steps in recipe.report.student_steps:
+            other = Setting(tuple(1 - k / steps for k in range(steps)), parts.sampler, 1.0)
+            scores[f"student-{steps}"] = row(f"student-{steps}", other, student)
+        note += " Teacher scores were measured when its weights were made, on the same prompts." if shipped else ""
+    results = results_object(recipe.suite or "none", recipe.seed, scores, recipe=recipe.name, train_seconds=round(training.seconds, 1), note=note)
+    write_json(folder / "results.json", results)
+    write_report(folder, f"{recipe.name}: {recipe.about}", recipe.to_yaml(), results, training.alarms, training.seconds)
+    return results
+
+
+def chosen_weights(training: Training) -> tuple[ckpt.Tensors, int]:
+    """The averaged student to export: the best by validation score where the recipe asks and there is one, else the last."""
+    best = training.folder / "checkpoints" / "best"
+    if training.recipe.train.export == "best" and (best / "state.json").is_file():
+        tensors, facts = ckpt.load_checkpoint(best, ["average"])
+        return tensors["average"], facts["cycle"]
+    return training.average, training.cycle
+
+
+def shipped_scores(model: str, prompts: int) -> dict[str, dict[str, Any]]:
+    """The embedded teacher's own rows on the report prompts, if they belong to the weights in place."""
+    path = WEIGHTS / model / "results.json"
+    if model not in BUILTIN or Path(model).exists() or not path.is_file():
+        return {}
+    results = json.loads(path.read_text())
+    if results.get("weights") != weights_hash(model_folder(model)):
+        return {}
+    return {name: row for name, row in results["scores"].items() if row["images"] == prompts}

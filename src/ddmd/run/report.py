@@ -1,0 +1,94 @@
+"""report.html: one self-contained page, with what was run, sample grids, curves and the table."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomic
+from .results import table
+
+WIDTH, HEIGHT, PAD = 340, 150, 34
+CURVES = {
+    "Score on validation prompts": ("validation_overall",),
+    "Frechet distance on validation prompts": ("validation_frechet",),
+    "|DM| and |CA|": ("dm", "ca"),
+    "Cosine of DM and CA": ("cosine",),
+    "Fake loss": ("fake_loss",),
+    "Relative fake gap": ("fake_gap",),
+    "Mean of the student's outputs": ("x_mean",),
+    "Standard deviation of the student's outputs": ("x_std",),
+    "Saturation of the student's outputs": ("x_saturation",),
+    "Gradient norms": ("generator_grad_norm", "fake_grad_norm"),
+}
+COLOURS = ("#1f6feb", "#d1242f")
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #1f2328 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px } td, th { padding: 3px 9px; border-bottom: 1px solid #d1d9e0; text-align: right }
+td:first-child, th:first-child { text-align: left } .curves { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 }
+figcaption { font-size: 13px } img { image-rendering: pixelated; max-width: 100% } pre { background: #f6f8fa; padding: 1em; overflow-x: auto; font-size: 12px }
+.alarm { background: #fff1e5; padding: .3em .8em; border-left: 4px solid #bc4c00 }
+"""
+
+
+def write_report(folder: Path, title: str, recipe_yaml: str, results: dict[str, Any], alarms: Sequence[str], seconds: float) -> Path:
+    """Write folder/report.html from metrics.jsonl, samples/ and the results."""
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if line]
+    grids = sorted((folder / "samples").glob("*.png"))
+    shown = [*grids[:1], *grids[len(grids) // 2 : len(grids) // 2 + 1], *grids[-1:]] if len(grids) > 2 else grids
+    body = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{html.escape(results['machine'])}; trained in {seconds / 60:.1f} minutes, seed {results['seed']}.</p>",
+        *(f"<p class=alarm>{html.escape(alarm)}</p>" for alarm in alarms),
+        "<h2>Scores</h2>", _table(results["scores"]),
+        "<p>overall: share of prompts whose every stated attribute is right, with its 95 % interval; frechet: on the verifier's "
+        "features against fresh renders, comparable only within this suite. " + html.escape(results.get("note", "")) + "</p>",
+        "<h2>Samples</h2><div class=curves>", *(_picture(path) for path in dict.fromkeys(shown)), "</div>",
+        "<h2>Curves</h2><div class=curves>", *(_curve(name, keys, metrics) for name, keys in CURVES.items()), "</div>",
+        "<h2>Recipe</h2>", f"<pre>{html.escape(recipe_yaml)}</pre>",
+    ]  # fmt: skip
+    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style><body>{''.join(body)}"
+    return write_atomic(folder / "report.html", page)
+
+
+def _table(scores: dict[str, Any]) -> str:
+    header, *rows = table(scores)
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<figure><img src="data:image/png;base64,{data}" alt="samples {path.stem}"><figcaption>{html.escape(path.stem)}</figcaption></figure>'
+
+
+def _curve(name: str, keys: Sequence[str], metrics: Sequence[dict[str, Any]]) -> str:
+    """A small line chart as SVG; nothing when the run has no such numbers."""
+    series = [(key, [(row["cycle"], row[key]) for row in metrics if row.get(key) is not None]) for key in keys]
+    series = [(key, points) for key, points in series if len(points) > 1]
+    if not series:
+        return ""
+    xs, ys = ([point[axis] for _, points in series for point in points] for axis in (0, 1))
+    low_x, high_x, low_y, high_y = min(xs), max(xs), min(ys), max(ys)
+    span_x, span_y = (high_x - low_x) or 1, (high_y - low_y) or 1
+    lines = []
+    for (key, points), colour in zip(series, COLOURS, strict=False):
+        path = " ".join(
+            f"{PAD + (x - low_x) / span_x * (WIDTH - PAD - 6):.1f},{HEIGHT - 18 - (y - low_y) / span_y * (HEIGHT - 30):.1f}" for x, y in points
+        )
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"><title>{key}</title></polyline>')
+    legend = ", ".join(f'<span style="color:{colour}">{key}</span>' for (key, _), colour in zip(series, COLOURS, strict=False))
+    marks = (
+        f'<text x="2" y="14">{high_y:.3g}</text><text x="2" y="{HEIGHT - 20}">{low_y:.3g}</text>'
+        f'<text x="{PAD}" y="{HEIGHT - 3}">{low_x}</text><text x="{WIDTH - 34}" y="{HEIGHT - 3}">{high_x}</text>'
+    )
+    return (
+        f'<figure><svg width="{WIDTH}" height="{HEIGHT}" font-size="10" role="img" aria-label="{html.escape(name)}">'
+        f'<rect x="{PAD}" y="6" width="{WIDTH - PAD - 2}" height="{HEIGHT - 22}" fill="#f6f8fa"/>{marks}{"".join(lines)}</svg>'
+        f"<figcaption>{html.escape(name)} ({legend})</figcaption></figure>"
+    )

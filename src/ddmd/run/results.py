@@ -1,0 +1,118 @@
+"""What a model is worth: rows of results.json, sampled and scored in one place for runs and for `ddmd evaluate`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..method.distiller import Condition, batch_size
+from ..method.student import Sampler, uniform_grid
+from ..teachers.builtin import Suite
+from ..teachers.denoisers import Denoiser
+from ..teachers.prompts import select
+from ..teachers.sampling import Network, sample_images
+
+SPEED_IMAGES = 16  # images over which seconds_per_image is measured
+SPEED_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a row of the table is sampled."""
+
+    grid: tuple[float, ...]
+    sampler: Sampler
+    guidance: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.grid)
+
+
+def teacher_settings(steps: int, few: int, guidance: float) -> dict[str, Setting]:
+    """The teacher's rows: many steps with and without guidance, and as few steps as the student."""
+    return {
+        "teacher": Setting(uniform_grid(steps), "ode", guidance),
+        "teacher-no-cfg": Setting(uniform_grid(steps), "ode", 1.0),
+        "teacher-few-step": Setting(uniform_grid(few), "ode", guidance),
+    }
+
+
+def score_row(
+    denoiser: Denoiser,
+    network: Network,
+    setting: Setting,
+    suite: Suite,
+    prompts: Sequence[str],
+    cond: Condition,
+    seed: int,
+    report: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Sample every prompt once and score it: one row of results.json."""
+    images = sample_images(denoiser, network, cond, setting.grid, setting.sampler, setting.guidance, seed, report=report)
+    scores = suite.score(images, prompts)
+    intervals = scores.pop("intervals")
+    row = {"steps": setting.steps, "guidance": setting.guidance, **scores}
+    row["seconds_per_image"] = seconds_per_image(denoiser, network, setting, cond)
+    return {**row, "images": row.pop("n"), "intervals": intervals}
+
+
+def seconds_per_image(denoiser: Denoiser, network: Network, setting: Setting, cond: Condition) -> float:
+    """Median time of sampling and decoding one batch of up to 16 prompts, per image."""
+    part = select(cond, slice(0, SPEED_IMAGES))
+    times = []
+    for _ in range(SPEED_REPEATS):
+        start = time.perf_counter()
+        sample_images(denoiser, network, part, setting.grid, setting.sampler, setting.guidance, seed=0)
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2] / batch_size(part)
+
+
+def results_object(suite: str, seed: int, scores: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The one shape of results.json."""
+    return {"suite": suite, "machine": machine(), "seed": seed, **more, "scores": scores}
+
+
+def machine() -> str:
+    """The machine in words: processor or GPU, cores, threads, torch."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def weights_hash(folder: Path) -> str:
+    """Identity of a pipeline: sha256 over its safetensors files, names included."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(str(file.relative_to(folder)).encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+COLUMNS = ("steps", "guidance", "overall", "entity", "attribute", "relation", "global", "frechet", "std", "saturation", "seconds_per_image", "images")
+
+
+def table(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, header first, for the terminal and the report; `overall` carries its 95 % interval."""
+    rows = [["", *(name.replace("_", " ") for name in COLUMNS)]]
+    for name, row in scores.items():
+        rows.append([name, *(_cell(row, column) for column in COLUMNS)])
+    return rows
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    value = row.get(column)
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return str(value)
+    text = f"{value:.1f}" if column in ("frechet", "guidance") else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+    interval = row.get("intervals", {}).get(column)
+    return f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval and column == "overall" else text

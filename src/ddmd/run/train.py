@@ -1,0 +1,354 @@
+"""One distillation from recipe to result: the loop around `Distiller`, and everything a long run needs around the loop."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import write_atomic
+from ..method.distiller import Batch, Sample
+from ..teachers.prompts import encode_all
+from ..teachers.sampling import Network, sample_images
+from . import checkpoint as ckpt
+from .health import Health, output_statistics
+from .pictures import comparison, png_bytes
+from .recipe import Recipe
+from .results import Setting, teacher_settings
+from .setup import SHOWN, Parts, build
+
+
+class Observer(Protocol):
+    """Who is told how the run goes; the command line draws it."""
+
+    def start(self, total: int, position: int) -> None: ...
+    def cycle(self, position: int, metrics: dict[str, float]) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+class NonFiniteLoss(Exception):
+    """A loss is NaN or infinite; the last checkpoint is from before."""
+
+
+class Training:
+    """A run in its folder. `run()` goes to the recipe's last cycle; a new Training with resume=True goes on, bit for bit on a CPU."""
+
+    def __init__(self, recipe: Recipe, folder: Path, observer: Observer, resume: bool = False) -> None:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+
+        # On a shared base every backward pass leaves the other adapter unused.
+        handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if recipe.adapters else []
+        self.accelerator = Accelerator(kwargs_handlers=handlers)
+        self.recipe, self.folder, self.observer = recipe, folder, observer
+        self.lead = self.accelerator.is_main_process
+        claim_folder(recipe, folder, resume, self.lead)
+        self.accelerator.wait_for_everyone()
+        self.parts: Parts = build(recipe, self.accelerator)
+        self.average = {name: p.detach().clone() for name, p in self.parts.roles.named_parameters("student").items()}
+        self.cycle = self.position = 0
+        self.seconds = 0.0
+        self.alarms: list[str] = []
+        self._prepare_samples()
+        if resume:
+            self._load()
+        self._stop = False
+
+    # ---- the loop --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the last cycle. Raises Interrupted (state saved) on Ctrl-C or SIGTERM, NonFiniteLoss on a broken loss."""
+        recipe, train = self.recipe, self.recipe.train
+        self.observer.start(train.cycles, self.cycle)
+        with self._signals(), self._logs() as log:
+            if self.cycle == 0:
+                self._evaluate(log)
+            started = time.perf_counter()
+            while self.cycle < train.cycles:
+                metrics = self._one_cycle()
+                self.seconds += time.perf_counter() - started
+                if self.cycle % train.log_every == 0 or self.cycle == train.cycles:
+                    self._log(log, metrics)
+                if self.cycle % train.evaluate_every == 0 or self.cycle == train.cycles:
+                    self._evaluate(log)
+                if self.cycle % train.checkpoint_every == 0 or self.cycle == train.cycles:
+                    self._save(metrics)
+                if self._stopping(log):
+                    self._save(metrics)
+                    raise Interrupted
+                if recipe.train.stop_on_alarm and self.alarms:
+                    self._save(metrics)
+                    self.observer.say("stopped on the alarm above (train.stop_on_alarm)")
+                    break
+                started = time.perf_counter()
+
+    def _one_cycle(self) -> dict[str, Tensor]:
+        """One generator update and the recipe's fake updates, by Algorithm 1."""
+        distiller, fake = self.parts.distiller, self.recipe.fake
+        self._set_learning_rates()
+        update = distiller.generator_update(self._batch())
+        metrics = {**update.metrics, **output_statistics(update.sample.x)}
+        with torch.no_grad():
+            decay = min(self.recipe.optim.ema, (1 + self.cycle) / (10 + self.cycle))
+            own = self.parts.roles.named_parameters("student")
+            torch._foreach_lerp_([self.average[name] for name in own], [p.detach() for p in own.values()], 1 - decay)
+        if self.parts.fake_optimizer is not None:
+            known: Sample | None = update.sample if fake.turn == "joint" else None
+            for _ in range(fake.updates):
+                learned = distiller.fake_update(None if known else self._batch(), known)
+                known = learned.sample if fake.reuse_rollout else None
+            metrics |= learned.metrics
+        self.cycle += 1
+        return metrics
+
+    def _batch(self) -> Batch:
+        """The next prompts; images only where the student starts from data."""
+        cond, images = self.parts.prompts.at(self.position), None
+        if self.recipe.student.source == "data" and self.parts.suite is not None:
+            images = self.parts.suite.images(self.recipe.train.batch)
+        self.position += 1
+        return Batch(cond, self.parts.prompts.uncond, images)
+
+    def _set_learning_rates(self) -> None:
+        """Linear warm-up, plateau, linear decay over the last share, alike for both optimisers."""
+        optim, total = self.recipe.optim, self.recipe.train.cycles
+        rising = (self.cycle + 1) / optim.warmup if optim.warmup else 1.0
+        falling = (total - self.cycle) / (optim.decay * total) if optim.decay else 1.0
+        factor = min(1.0, rising, falling)
+        for optimizer, lr in ((self.parts.student_optimizer, optim.student_lr), (self.parts.fake_optimizer, optim.fake_lr)):
+            for group in optimizer.param_groups if optimizer else ():
+                group["lr"] = lr * factor
+
+    # ---- logs, alarms, evaluations ---------------------------------------------------------------------------------
+
+    def _log(self, log: Logs, metrics: dict[str, Tensor]) -> None:
+        values = {name: value.item() for name, value in metrics.items()}
+        self._check_finite(values)
+        for alarm in self.health.watch(values["x_mean"], values["x_std"]):
+            self._alarm(alarm.message)
+        rate = self.seconds / self.cycle
+        log.write({"cycle": self.cycle, "seconds": round(self.seconds, 2), **values})
+        self.observer.cycle(self.cycle, {**values, "seconds_per_cycle": rate})
+
+    def _check_finite(self, values: dict[str, float]) -> None:
+        for name in ("generator_loss", "fake_loss", "generator_grad_norm", "fake_grad_norm"):
+            if name in values and not math.isfinite(values[name]):
+                raise NonFiniteLoss(f"{name} is {values[name]} at cycle {self.cycle}")
+
+    def _alarm(self, message: str) -> None:
+        text = f"cycle {self.cycle}: {message}"
+        self.alarms.append(text)
+        self.observer.say(f"alarm, {text}")
+
+    def _evaluate(self, log: Logs) -> None:
+        """Sample grid and, in a suite, exact scores of the averaged student on validation prompts; keeps the best."""
+        if not self.lead:
+            self.accelerator.wait_for_everyone()
+            return
+        with self.averaged() as network:
+            setting = self.student_setting
+            images = sample_images(self.parts.denoiser, network, self.shown, setting.grid, setting.sampler, 1.0, self.recipe.seed)
+            columns = {**self.teacher_images, f"student {setting.steps}": images}
+            write_atomic(self.folder / "samples" / f"cycle-{self.cycle:06d}.png", png_bytes(comparison(columns, self.shown_prompts)))
+            if self.parts.suite is not None:
+                images = sample_images(self.parts.denoiser, network, self.validation, setting.grid, setting.sampler, 1.0, self.recipe.seed)
+                scores = self.parts.suite.score(images, self.validation_prompts)
+                self._judge(log, scores)
+        self.accelerator.wait_for_everyone()
+
+    def _judge(self, log: Logs, scores: dict[str, Any]) -> None:
+        numbers = {f"validation_{k}": v for k, v in scores.items() if isinstance(v, float)}
+        log.write({"cycle": self.cycle, "seconds": round(self.seconds, 2), **numbers})
+        self.observer.say(
+            f"cycle {self.cycle}: validation overall {scores['overall']:.3f}, frechet {scores['frechet']:.1f}, std {scores['std']:.3f}, "
+            f"saturation {scores['saturation']:.3f}, clipped {scores['clipped']:.3f}"
+        )
+        best, alarms = self.health.judge(self.cycle, scores["overall"])
+        if best:
+            ckpt.save_checkpoint(self.folder / "checkpoints" / "best", {"average": self.average}, {"cycle": self.cycle, **numbers})
+        for alarm in alarms:
+            self._alarm(alarm.message)
+
+    @property
+    def student_setting(self) -> Setting:
+        """How this run's student samples."""
+        return Setting(self.recipe.grid, self.parts.sampler, 1.0)
+
+    @contextmanager
+    def averaged(self, weights: dict[str, Tensor] | None = None) -> Iterator[Network]:
+        """The student with averaged (or given) weights for the time of the block."""
+        roles = self.parts.roles
+        own = {name: value.clone() for name, value in roles.state_dict("student").items()}
+        roles.load_state_dict("student", weights or self.average)
+        try:
+            with torch.no_grad():
+                yield lambda z, u, cond: roles.call(roles.plain("student"), z, u, cond)
+        finally:
+            roles.load_state_dict("student", own)
+
+    def _prepare_samples(self) -> None:
+        """The fixed prompts of the grids with the teacher's own images, and the validation prompts."""
+        parts, recipe = self.parts, self.recipe
+        suite = parts.suite
+        self.validation_prompts = suite.prompts("validation", recipe.train.evaluate_prompts) if suite else []
+        self.validation = encode_all(parts.denoiser, self.validation_prompts) if suite else {}
+        self.shown_prompts = (self.validation_prompts or parts.prompts.prompts)[:SHOWN]
+        self.shown = encode_all(parts.denoiser, self.shown_prompts)
+        settings = teacher_settings(recipe.report.teacher_steps, len(recipe.grid), recipe.objective.alpha)
+        self.teacher_images = {
+            f"{name.removesuffix('-few-step')} {s.steps}": sample_images(
+                parts.denoiser, parts.roles.teacher, self.shown, s.grid, s.sampler, s.guidance, recipe.seed
+            )
+            for name, s in settings.items()
+            if name != "teacher-no-cfg"
+        }
+        many = next(iter(self.teacher_images.values()))
+        # Eight images say too little of the spread of a suite's world; there the data itself is known.
+        reference = suite.reference() if suite else {"mean": many.mean().item(), "std": many.std().item()}
+        self.health = Health(reference["mean"], reference["std"])
+
+    # ---- saving and resuming ---------------------------------------------------------------------------------------
+
+    def _save(self, metrics: dict[str, Tensor]) -> None:
+        """A checkpoint from which `--resume` goes on exactly; never of a state that is not finite."""
+        self._check_finite({name: value.item() for name, value in metrics.items()})
+        states = _gather(self.accelerator, {k: v.tolist() if isinstance(v, Tensor) else v for k, v in self.parts.distiller.state_dict().items()})
+        if self.lead:
+            parts = self.parts
+            tensors = {"student": parts.roles.state_dict("student"), "average": self.average, "student_optimizer": ckpt.pack_optimizer(parts.student_optimizer)}
+            if parts.fake_optimizer is not None:
+                tensors |= {"fake": parts.roles.state_dict("fake"), "fake_optimizer": ckpt.pack_optimizer(parts.fake_optimizer)}
+            facts = {
+                "cycle": self.cycle, "position": self.position, "seconds": self.seconds, "alarms": self.alarms,
+                "health": self.health.state_dict(), "distillers": states,
+            }  # fmt: skip
+            checkpoints = self.folder / "checkpoints"
+            ckpt.save_checkpoint(ckpt.step_folder(checkpoints, self.cycle), tensors, facts)
+            ckpt.drop_old(checkpoints, self.recipe.train.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def _load(self) -> None:
+        folders = ckpt.step_folders(self.folder / "checkpoints")
+        if not folders:
+            return  # killed before its first checkpoint: begin again
+        names = ["student", "average", "student_optimizer"] + (["fake", "fake_optimizer"] if self.parts.fake_optimizer else [])
+        tensors, facts = ckpt.load_checkpoint(folders[-1], names)
+        parts = self.parts
+        try:
+            parts.roles.load_state_dict("student", tensors["student"])
+            if parts.fake_optimizer is not None:
+                parts.roles.load_state_dict("fake", tensors["fake"])
+        except (KeyError, RuntimeError) as error:
+            raise InputError(str(folders[-1]), f"a checkpoint of another network ({error})", "resume with the recipe it was made by") from error
+        ckpt.unpack_optimizer(parts.student_optimizer, tensors["student_optimizer"])
+        if parts.fake_optimizer is not None:
+            ckpt.unpack_optimizer(parts.fake_optimizer, tensors["fake_optimizer"])
+        self.average = {name: value.to(self.accelerator.device) for name, value in tensors["average"].items()}
+        if len(facts["distillers"]) != self.accelerator.num_processes:
+            raise InputError(str(folders[-1]), f"{len(facts['distillers'])} processes", f"resume with as many, not {self.accelerator.num_processes}")
+        state = facts["distillers"][self.accelerator.process_index]
+        parts.distiller.load_state_dict({k: torch.tensor(v, dtype=torch.uint8) if isinstance(v, list) else v for k, v in state.items()})
+        self.cycle, self.position, self.seconds = facts["cycle"], facts["position"], facts["seconds"]
+        self.alarms, self.health = facts["alarms"], Health(**facts["health"])
+
+    # ---- signals and files -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask the loop to save and stop at the end of the cycle."""
+
+        def ask(number: int, frame: object) -> None:
+            self._stop = True
+
+        kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+    def _stopping(self, log: Logs) -> bool:
+        return any(_gather(self.accelerator, self._stop)) if self.accelerator.num_processes > 1 else self._stop
+
+    @contextmanager
+    def _logs(self) -> Iterator[Logs]:
+        log = Logs(self.folder if self.lead else None, self.cycle)
+        try:
+            yield log
+        finally:
+            log.close()
+
+
+class Logs:
+    """metrics.jsonl and tensorboard; rows past the cycle that a resumed run starts from are dropped."""
+
+    def __init__(self, folder: Path | None, cycle: int) -> None:
+        self._file = self._board = None
+        if folder is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / "metrics.jsonl"
+        kept = [line for line in _lines(path) if json.loads(line)["cycle"] <= cycle and cycle > 0]
+        write_atomic(path, "".join(line + "\n" for line in kept))
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by close)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=cycle + 1 if cycle else None)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One object a log step."""
+        if self._file is None or self._board is None:
+            return
+        self._file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name != "cycle":
+                self._board.add_scalar(name, value, row["cycle"])
+
+    def close(self) -> None:
+        if self._file is not None and self._board is not None:
+            self._file.close()
+            self._board.close()
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines of a jsonl file; a kill may have torn the last one."""
+    text = path.read_text() if path.is_file() else ""
+    return [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
+
+
+def claim_folder(recipe: Recipe, folder: Path, resume: bool, lead: bool = True) -> None:
+    """Make the run's folder and write its resolved recipe, or on resume check that it is the same one."""
+    saved = folder / "recipe.yaml"
+    if resume:
+        if not saved.is_file():
+            raise InputError("--resume", f"no run in {folder}", "name the run's folder with --out, or start without --resume")
+        if saved.read_text() != recipe.to_yaml():
+            raise InputError("--resume", f"another recipe in {saved}", "resume with the recipe and overrides it was started with")
+        return
+    if not lead:
+        return
+    if folder.exists() and any(folder.iterdir()):
+        what = "another run" if saved.is_file() else "a folder that is not empty"
+        raise InputError("--out", f"{what} in {folder}", "choose another folder, or go on with --resume")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(saved, recipe.to_yaml())
+
+
+def _gather(accelerator: Any, value: Any) -> list[Any]:
+    """One object of every process, in rank order."""
+    if accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return gather_object([value])

@@ -1,0 +1,46 @@
+"""`shapes` as a suite: prompts of each split, exact scores, and what fresh renders look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....errors import InputError
+from .render import render
+from .scenes import SPLITS, PromptSet, random_scenes
+from .score import render_statistics, score_images
+from .verifier import load_verifier
+
+
+class ShapesSuite:
+    """See `ddmd.teachers.builtin.Suite`."""
+
+    name = "shapes"
+
+    def __init__(self, verifier_folder: Path) -> None:
+        if not (verifier_folder / "verifier.safetensors").is_file():
+            raise InputError("suite shapes", f"no verifier in {verifier_folder}", "train it with `ddmd builtin train shapes-verifier`")
+        self.verifier = load_verifier(verifier_folder)
+
+    def prompts(self, split: str, n: int) -> list[str]:
+        """The first n distinct prompts of train, validation or report; the splits share none."""
+        if split not in SPLITS:
+            raise InputError("split", repr(split), f"use one of {', '.join(SPLITS)}")
+        return PromptSet(split).take(n)
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
+        """Exact scores; see `score_images`."""
+        return score_images(images.cpu(), prompts, self.verifier)
+
+    def reference(self) -> dict[str, float]:
+        """Pixel statistics of fresh renders."""
+        return render_statistics()
+
+    def images(self, n: int) -> Tensor:
+        """Fresh renders: the data of this world."""
+        generator = torch.Generator().manual_seed(30_000)
+        return render(random_scenes(n, generator), generator)

@@ -1,0 +1,68 @@
+"""Prompts of a run: read, encoded once, and handed out in an order that needs no memory to resume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..method.distiller import Condition, concatenate
+from .denoisers.base import Denoiser
+
+ENCODE_BATCH = 256
+
+
+def read_prompts(path: Path | str) -> list[str]:
+    """Prompts of a UTF-8 text file, one a line, blank lines skipped. Raises InputError for a missing or empty file."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("prompts", f"no file {path}", "give a text file with one prompt a line")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(str(path), f"a byte that is not UTF-8 at {error.start}", "save the file as UTF-8") from error
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise InputError(str(path), "no prompts", "put one prompt a line into it")
+    return prompts
+
+
+def select(condition: Condition, rows: Tensor | slice) -> dict[str, Any]:
+    """Rows of a condition."""
+    picked: dict[str, Any] = {}
+    for key, value in condition.items():
+        if isinstance(value, Tensor):
+            picked[key] = value[rows]
+        else:
+            picked[key] = value[rows] if isinstance(rows, slice) else [value[i] for i in rows.tolist()]
+    return picked
+
+
+def to_device(condition: Condition, device: torch.device) -> dict[str, Any]:
+    """A condition moved to a device."""
+    return {k: v.to(device) if isinstance(v, Tensor) else [i.to(device) for i in v] for k, v in condition.items()}
+
+
+def encode_all(denoiser: Denoiser, prompts: Sequence[str]) -> Condition:
+    """Encode many prompts in batches, kept on the CPU."""
+    parts = [denoiser.encode(prompts[i : i + ENCODE_BATCH]) for i in range(0, len(prompts), ENCODE_BATCH)]
+    return concatenate([to_device(part, torch.device("cpu")) for part in parts])
+
+
+class PromptTable:
+    """Training prompts encoded once, and the unconditional; batch k is a function of seed, rank and k alone."""
+
+    def __init__(self, denoiser: Denoiser, prompts: Sequence[str], batch: int, seed: int, rank: int, device: torch.device) -> None:
+        self.prompts, self.batch, self.seed, self.rank, self.device = list(prompts), batch, seed, rank, device
+        self.encoded = encode_all(denoiser, self.prompts)
+        self.uncond = to_device(denoiser.unconditional(batch), device)
+
+    def at(self, position: int) -> Condition:
+        """The conditions of the batch at a position."""
+        generator = torch.Generator().manual_seed(((self.seed * 1_000 + self.rank) << 32) + position)
+        rows = torch.randint(len(self.prompts), (self.batch,), generator=generator)
+        return to_device(select(self.encoded, rows), self.device)

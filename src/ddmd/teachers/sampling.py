@@ -1,0 +1,78 @@
+"""Make images with a teacher or a student, by the walk that training uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..method.distiller import Condition, batch_size, concatenate
+from ..method.objective import classifier_free_guidance
+from ..method.student import Predict, Sampler, walk
+from .denoisers.base import Denoiser
+from .prompts import select, to_device
+
+Network = Callable[[Tensor, Tensor, Condition], Tensor]
+"""(z, u, cond) -> native output."""
+
+
+def bare(denoiser: Denoiser, network: nn.Module | None = None) -> Network:
+    """A denoiser's own network, or another of its shape, as a plain callable."""
+    module = network if network is not None else denoiser.network
+    return lambda z, u, cond: denoiser.call(module, z, u, cond)
+
+
+def guided(denoiser: Denoiser, network: Network, cond: Condition, alpha: float) -> Predict:
+    """x0 prediction with guidance alpha: one pass at 1, else one batched pass of the conditional and the unconditional."""
+    if alpha == 1:
+        return lambda z, u: denoiser.path.to_x0(network(z, u, cond), z, u)
+    both = concatenate([cond, to_device(denoiser.unconditional(batch_size(cond)), _device_of(cond))])
+
+    def predict(z: Tensor, u: Tensor) -> Tensor:
+        zz, uu = torch.cat([z, z]), torch.cat([u, u])
+        conditional, unconditional = denoiser.path.to_x0(network(zz, uu, both), zz, uu).chunk(2)
+        return classifier_free_guidance(conditional, unconditional, alpha)
+
+    return predict
+
+
+def initial_noise(denoiser: Denoiser, n: int, generator: torch.Generator) -> Tensor:
+    """Pure noise for n images."""
+    return torch.randn((n, *denoiser.shape), generator=generator, device=generator.device)
+
+
+@torch.no_grad()
+def sample_images(
+    denoiser: Denoiser,
+    network: Network,
+    cond: Condition,
+    grid: Sequence[float],
+    sampler: Sampler,
+    alpha: float,
+    seed: int,
+    batch: int = 50,
+    report: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Images (N, 3, H, W), not clamped, on the CPU, for N encoded prompts.
+
+    Batch k starts from seed + k, so a prompt's image depends on its place, the seed and the batch size only.
+    """
+    device = next(denoiser.network.parameters()).device
+    total, images = batch_size(cond), []
+    for number, start in enumerate(range(0, total, batch)):
+        part = to_device(select(cond, slice(start, start + batch)), device)
+        generator = torch.Generator(device).manual_seed(seed + number)
+        z = initial_noise(denoiser, batch_size(part), generator)
+        predict = guided(denoiser, network, part, alpha)
+        for _, z in walk(predict, denoiser.path, (*grid, 0.0), z, sampler, generator):
+            pass
+        images.append(denoiser.decode(z).float().cpu())
+        if report is not None:
+            report(min(start + batch, total))
+    return torch.cat(images)
+
+
+def _device_of(cond: Condition) -> torch.device:
+    value = next(iter(cond.values()))
+    return value.device if isinstance(value, Tensor) else value[0].device
