@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,7 +73,9 @@ def distill(
             screen.say(f"interrupted at cycle {training.cycle}; saved. Go on with:  {again}")
             raise typer.Exit(130) from None
         except NonFiniteLoss as error:
-            screen.say(f"stopped: {error}. The last checkpoint is intact in {folder / 'checkpoints'}; lower optim.student_lr or objective.alpha.")
+            screen.say(
+                f"stopped: {error}. The last checkpoint is intact in {folder / 'checkpoints'}; lower optim.student_lr or objective.alpha."
+            )
             raise typer.Exit(1) from None
         if training.lead:
             results = finish(training, screen.count)
@@ -100,7 +103,7 @@ def sample(
     with _Screen() as screen:
         for name in [*([beside] if beside else []), model]:
             own = (steps, guidance) if name == model else (None, None)
-            label, images, seconds = draw(name, prompt, *own, seed, lambda done, name=name: screen.count(name, done, len(prompt)))
+            label, images, seconds = draw(name, prompt, *own, seed, partial(_count, screen, name, len(prompt)))
             rows[label] = images
             screen.say(f"{label.replace(chr(10), ', ')}: {seconds:.3f} s an image")
     path = out or Path("sample.png")
@@ -189,6 +192,10 @@ def run_folder(name: str, resume: bool) -> Path:
     return runs / f"{name}-{max(numbers, default=0) + (0 if resume else 1)}"
 
 
+def _count(screen: _Screen, what: str, total: int, done: int) -> None:
+    screen.count(what, done, total)
+
+
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
         if threads < 1:
@@ -227,7 +234,14 @@ class _Screen:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self.console = Console(stderr=True, quiet=not show, soft_wrap=True, highlight=False, markup=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.task: Any = None
 

@@ -58,8 +58,6 @@ class CountingRoles:
                 fake.lerp_(student, rate)
 
 
-
-
 def build(alpha=4.0, grid=(1.0,), lr=1e-3, with_fake=True, plan=None, **objective):
     roles = CountingRoles()
     settings = Objective(alpha=GuidanceScale(alpha), **objective)
@@ -81,7 +79,9 @@ def snapshot(roles):
 
 
 def changed(roles, before):
-    return {role for role, net in roles.nets.items() if any(not torch.equal(a, b) for a, b in zip(before[role], net.parameters(), strict=True))}
+    return {
+        role for role, net in roles.nets.items() if any(not torch.equal(a, b) for a, b in zip(before[role], net.parameters(), strict=True))
+    }
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,13 @@ def test_sdxl_table_and_indices():
     path = DiffusionPath(sdxl_alphas())
     assert path.time(torch.tensor(uniform_grid(4))).tolist() == [999, 749, 499, 249]
     assert path.time(torch.tensor(uniform_grid(8))).tolist() == [999, 874, 749, 624, 499, 374, 249, 124]
-    for index, abar, ratio in [(20, 0.98131, 0.138), (249, 0.67543, 0.693), (499, 0.27767, 1.613), (749, 0.05662, 4.082), (999, 0.00466, 14.62)]:
+    for index, abar, ratio in [
+        (20, 0.98131, 0.138),
+        (249, 0.67543, 0.693),
+        (499, 0.27767, 1.613),
+        (749, 0.05662, 4.082),
+        (999, 0.00466, 14.62),
+    ]:
         a, s = path.coefficients(torch.tensor([(index + 1) / 1000]))
         assert a.item() ** 2 == pytest.approx(abar, abs=1e-5)
         assert (s / a).item() == pytest.approx(ratio, rel=2e-3)

@@ -1,10 +1,10 @@
 """Algorithm 1: one generator update and one fake update. The caller owns the loop, the data and the optimisers' settings.
 
-    distiller = Distiller(roles, path, objective, plan, shape, student_optimizer, fake_optimizer)
-    for batch in batches:
-        update = distiller.generator_update(batch)
-        for _ in range(5):
-            distiller.fake_update(next(batches))
+distiller = Distiller(roles, path, objective, plan, shape, student_optimizer, fake_optimizer)
+for batch in batches:
+    update = distiller.generator_update(batch)
+    for _ in range(5):
+        distiller.fake_update(next(batches))
 """
 
 from __future__ import annotations

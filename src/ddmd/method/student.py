@@ -6,7 +6,9 @@ takes it to level 0. So the student is trained on exactly the inputs it will mee
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, Literal, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +30,7 @@ def uniform_grid(steps: int) -> tuple[float, ...]:
 def check_grid(levels: Sequence[float]) -> tuple[float, ...]:
     """A grid given by hand: falls strictly, starts at pure noise, ends above 0."""
     grid = tuple(float(level) for level in levels)
-    if not grid or grid[0] != 1 or grid[-1] <= 0 or any(b >= a for a, b in zip(grid, grid[1:], strict=False)):
+    if not grid or grid[0] != 1 or grid[-1] <= 0 or any(b >= a for a, b in pairwise(grid)):
         raise ValueError(f"grid: found {list(grid)}; levels must start at 1 and fall strictly, all above 0")
     return grid
 
@@ -54,7 +56,7 @@ def walk(
     level 0, in the order in which diffusers' schedulers draw it.
     """
     batch = len(z)
-    for level, following in zip(levels, levels[1:], strict=False):
+    for level, following in pairwise(levels):
         u, u_next = z.new_full((batch,), level, dtype=torch.float64), z.new_full((batch,), following, dtype=torch.float64)
         x0 = predict(z, u)
         if following == 0:
@@ -67,12 +69,16 @@ def walk(
 
 @torch.no_grad()
 def simulate(
-    predict: Predict, path: NoisePath, grid: Sequence[float], rung: int, z: Tensor, sampler: Sampler, generator: torch.Generator | None = None
+    predict: Predict,
+    path: NoisePath,
+    grid: Sequence[float],
+    rung: int,
+    z: Tensor,
+    sampler: Sampler,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Backward simulation: the student's own input at grid[rung], from pure noise z, by `rung` calls without graph."""
-    for _, z in walk(predict, path, grid[: rung + 1], z, sampler, generator):
-        pass
-    return z
+    return _end(z, walk(predict, path, grid[: rung + 1], z, sampler, generator))
 
 
 @torch.no_grad()
@@ -80,6 +86,10 @@ def sample(
     predict: Predict, path: NoisePath, grid: Sequence[float], z: Tensor, sampler: Sampler, generator: torch.Generator | None = None
 ) -> Tensor:
     """The whole walk from pure noise z to the image."""
-    for _, z in walk(predict, path, (*grid, 0.0), z, sampler, generator):
-        pass
+    return _end(z, walk(predict, path, (*grid, 0.0), z, sampler, generator))
+
+
+def _end(z: Tensor, steps: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    for _, reached in steps:
+        z = reached
     return z

@@ -39,7 +39,9 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
 
         def row(name: str, setting: Setting, who: Any) -> dict[str, Any]:
             assert parts.suite is not None
-            return score_row(parts.denoiser, who, setting, parts.suite, prompts, cond, recipe.seed, lambda done: progress(name, done, len(prompts)))
+            return score_row(
+                parts.denoiser, who, setting, parts.suite, prompts, cond, recipe.seed, lambda done: progress(name, done, len(prompts))
+            )
 
         shipped = shipped_scores(recipe.model, recipe.report.prompts)
         for name, setting in teacher_settings(recipe.report.teacher_steps, len(recipe.grid), recipe.objective.alpha).items():
@@ -55,7 +57,9 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
             other = Setting(tuple(1 - k / steps for k in range(steps)), parts.sampler, 1.0)
             scores[f"student-{steps}"] = row(f"student-{steps}", other, student)
         note += " Teacher scores were measured when its weights were made, on the same prompts." if shipped else ""
-    results = results_object(recipe.suite or "none", recipe.seed, scores, recipe=recipe.name, train_seconds=round(training.seconds, 1), note=note)
+    results = results_object(
+        recipe.suite or "none", recipe.seed, scores, recipe=recipe.name, train_seconds=round(training.seconds, 1), note=note
+    )
     write_json(folder / "results.json", results)
     write_report(folder, f"{recipe.name}: {recipe.about}", recipe.to_yaml(), results, training.alarms, training.seconds)
     return results

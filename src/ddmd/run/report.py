@@ -51,7 +51,9 @@ def write_report(folder: Path, title: str, recipe_yaml: str, results: dict[str, 
         "<h2>Curves</h2><div class=curves>", *(_curve(name, keys, metrics) for name, keys in CURVES.items()), "</div>",
         "<h2>Recipe</h2>", f"<pre>{html.escape(recipe_yaml)}</pre>",
     ]  # fmt: skip
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style><body>{''.join(body)}"
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style><body>{''.join(body)}"
+    )
     return write_atomic(folder / "report.html", page)
 
 
@@ -79,7 +81,8 @@ def _curve(name: str, keys: Sequence[str], metrics: Sequence[dict[str, Any]]) ->
     lines = []
     for (key, points), colour in zip(series, COLOURS, strict=False):
         path = " ".join(
-            f"{PAD + (x - low_x) / span_x * (WIDTH - PAD - 6):.1f},{HEIGHT - 18 - (y - low_y) / span_y * (HEIGHT - 30):.1f}" for x, y in points
+            f"{PAD + (x - low_x) / span_x * (WIDTH - PAD - 6):.1f},{HEIGHT - 18 - (y - low_y) / span_y * (HEIGHT - 30):.1f}"
+            for x, y in points
         )
         lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"><title>{key}</title></polyline>')
     legend = ", ".join(f'<span style="color:{colour}">{key}</span>' for (key, _), colour in zip(series, COLOURS, strict=False))

@@ -96,7 +96,20 @@ def weights_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-COLUMNS = ("steps", "guidance", "overall", "entity", "attribute", "relation", "global", "frechet", "std", "saturation", "seconds_per_image", "images")
+COLUMNS = (
+    "steps",
+    "guidance",
+    "overall",
+    "entity",
+    "attribute",
+    "relation",
+    "global",
+    "frechet",
+    "std",
+    "saturation",
+    "seconds_per_image",
+    "images",
+)
 
 
 def table(scores: dict[str, dict[str, Any]]) -> list[list[str]]:

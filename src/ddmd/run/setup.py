@@ -51,7 +51,8 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
     mean_variance = _mean_variance(recipe, denoiser, suite, texts)
 
     if recipe.optim.gradient_checkpointing:
-        denoiser.network.enable_gradient_checkpointing()
+        network: Any = denoiser.network
+        network.enable_gradient_checkpointing()
     with_fake = recipe.objective.dm_weight > 0
     roles: Roles
     if recipe.adapters:

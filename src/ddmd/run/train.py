@@ -224,10 +224,16 @@ class Training:
     def _save(self, metrics: dict[str, Tensor]) -> None:
         """A checkpoint from which `--resume` goes on exactly; never of a state that is not finite."""
         self._check_finite({name: value.item() for name, value in metrics.items()})
-        states = _gather(self.accelerator, {k: v.tolist() if isinstance(v, Tensor) else v for k, v in self.parts.distiller.state_dict().items()})
+        states = _gather(
+            self.accelerator, {k: v.tolist() if isinstance(v, Tensor) else v for k, v in self.parts.distiller.state_dict().items()}
+        )
         if self.lead:
             parts = self.parts
-            tensors = {"student": parts.roles.state_dict("student"), "average": self.average, "student_optimizer": ckpt.pack_optimizer(parts.student_optimizer)}
+            tensors = {
+                "student": parts.roles.state_dict("student"),
+                "average": self.average,
+                "student_optimizer": ckpt.pack_optimizer(parts.student_optimizer),
+            }
             if parts.fake_optimizer is not None:
                 tensors |= {"fake": parts.roles.state_dict("fake"), "fake_optimizer": ckpt.pack_optimizer(parts.fake_optimizer)}
             facts = {
@@ -251,13 +257,17 @@ class Training:
             if parts.fake_optimizer is not None:
                 parts.roles.load_state_dict("fake", tensors["fake"])
         except (KeyError, RuntimeError) as error:
-            raise InputError(str(folders[-1]), f"a checkpoint of another network ({error})", "resume with the recipe it was made by") from error
+            raise InputError(
+                str(folders[-1]), f"a checkpoint of another network ({error})", "resume with the recipe it was made by"
+            ) from error
         ckpt.unpack_optimizer(parts.student_optimizer, tensors["student_optimizer"])
         if parts.fake_optimizer is not None:
             ckpt.unpack_optimizer(parts.fake_optimizer, tensors["fake_optimizer"])
         self.average = {name: value.to(self.accelerator.device) for name, value in tensors["average"].items()}
         if len(facts["distillers"]) != self.accelerator.num_processes:
-            raise InputError(str(folders[-1]), f"{len(facts['distillers'])} processes", f"resume with as many, not {self.accelerator.num_processes}")
+            raise InputError(
+                str(folders[-1]), f"{len(facts['distillers'])} processes", f"resume with as many, not {self.accelerator.num_processes}"
+            )
         state = facts["distillers"][self.accelerator.process_index]
         parts.distiller.load_state_dict({k: torch.tensor(v, dtype=torch.uint8) if isinstance(v, list) else v for k, v in state.items()})
         self.cycle, self.position, self.seconds = facts["cycle"], facts["position"], facts["seconds"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -147,8 +147,9 @@ class LoraRoles(Roles):
             raise ValueError(f"rank: found {ranks}; LoRA ranks must be at least 1")
         for role, r in ranks.items():
             config = LoraConfig(r=r, lora_alpha=r, target_modules=list(targets), init_lora_weights="gaussian")
+            mixin: Any = network
             if hasattr(network, "add_adapter"):
-                network.add_adapter(config, adapter_name=role)  # diffusers' mixin, so that its LoRA savers know the adapter
+                mixin.add_adapter(config, adapter_name=role)  # diffusers' mixin, so that its LoRA savers know the adapter
             else:
                 inject_adapter_in_model(config, network, adapter_name=role)
         self._layers: list[Any] = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..method.distiller import Condition, batch_size, concatenate
 from ..method.objective import classifier_free_guidance
-from ..method.student import Predict, Sampler, walk
+from ..method.student import Predict, Sampler, sample
 from .denoisers.base import Denoiser
 from .prompts import select, to_device
 
@@ -65,9 +65,8 @@ def sample_images(
         generator = torch.Generator(device).manual_seed(seed + number)
         z = initial_noise(denoiser, batch_size(part), generator)
         predict = guided(denoiser, network, part, alpha)
-        for _, z in walk(predict, denoiser.path, (*grid, 0.0), z, sampler, generator):
-            pass
-        images.append(denoiser.decode(z).float().cpu())
+        latents = sample(predict, denoiser.path, grid, z, sampler, generator)
+        images.append(denoiser.decode(latents).float().cpu())
         if report is not None:
             report(min(start + batch, total))
     return torch.cat(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,8 +36,9 @@ def model_folder(model: str) -> Path:
     return Path(model)
 
 
+@lru_cache
 def load_suite(name: str) -> Suite:
-    """The suite of an embedded world by name."""
+    """The suite of an embedded world by name, one a process: it keeps the features of its reference."""
     if name != "shapes":
         raise InputError("suite", repr(name), f"use one of {', '.join(BUILTIN)}")
     from .shapes.suite import ShapesSuite

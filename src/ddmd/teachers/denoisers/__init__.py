@@ -45,7 +45,9 @@ def load_denoiser(folder: Path | str) -> Denoiser:
             pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
     except Exception as error:  # the loaders of two libraries raise a dozen types for a damaged folder
         reason = " ".join(str(error).split())[:200]
-        raise InputError(str(folder), f"a pipeline that does not load ({type(error).__name__}: {reason})", "copy the folder again") from error
+        raise InputError(
+            str(folder), f"a pipeline that does not load ({type(error).__name__}: {reason})", "copy the folder again"
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     family = importlib.import_module(f".{FAMILIES[name]}", __package__)
     return family.DENOISER(pipeline)

@@ -6,7 +6,7 @@ The unconditional is zeros where the pipeline says so (`force_zeros_for_empty_pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class SDXL(Denoiser):
     family = "sdxl"
     component = "unet"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
-    sampler: Sampler = "sde"
+    sampler: ClassVar[Sampler] = "sde"
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)

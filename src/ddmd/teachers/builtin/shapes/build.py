@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,7 @@ TOKENS = 16  # the longest caption has twelve words, plus its two ends
 TIME_IDS = 8  # sinusoidal width of each of SDXL's six micro-conditions
 
 
-def build_pipeline() -> StableDiffusionXLPipeline:
+def build_pipeline(widths: tuple[int, int, int, int] = (24, 48, 96, 128)) -> StableDiffusionXLPipeline:
     """A pipeline with random weights, in evaluation mode; 32 x 32 pixels, v-prediction on a shifted cosine schedule."""
     from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -34,14 +34,16 @@ def build_pipeline() -> StableDiffusionXLPipeline:
     )  # fmt: skip
     loud_words(text_encoder)
     unet = UNet2DConditionModel(
-        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=(24, 48, 96, 128), layers_per_block=1,
+        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=widths, layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=8, use_linear_projection=True,
         resnet_time_scale_shift="scale_shift", addition_embed_type="text_time", addition_time_embed_dim=TIME_IDS,
         projection_class_embeddings_input_dim=WIDTH + 6 * TIME_IDS,
     )  # fmt: skip
-    scheduler = DDIMScheduler(trained_betas=noise_schedule(), prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False)
+    scheduler = DDIMScheduler(
+        trained_betas=noise_schedule(), prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False
+    )
     pipeline = StableDiffusionXLPipeline(
         vae=identity_autoencoder(), text_encoder=None, text_encoder_2=text_encoder.eval(), tokenizer=None, tokenizer_2=tokenizer,
         unet=unet.eval(), scheduler=scheduler, add_watermarker=False,
@@ -85,7 +87,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
-    core.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", ids["<bos>"]), ("<eos>", ids["<eos>"])])
+    core.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", ids["<bos>"]), ("<eos>", ids["<eos>"])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>", eos_token="<eos>", model_max_length=TOKENS
     )
@@ -107,8 +111,8 @@ def identity_autoencoder() -> AutoencoderTiny:
     )  # fmt: skip
     for parameter in vae.parameters():
         parameter.zero_()
-    encoder = [m for m in vae.encoder.modules() if isinstance(m, torch.nn.Conv2d)]
-    decoder = [m for m in vae.decoder.modules() if isinstance(m, torch.nn.Conv2d)]
+    encoder: list[Any] = [m for m in vae.encoder.modules() if isinstance(m, torch.nn.Conv2d)]
+    decoder: list[Any] = [m for m in vae.decoder.modules() if isinstance(m, torch.nn.Conv2d)]
     for channel in range(rgb):
         encoder[0].weight[channel, channel, 1, 1] = 1
         encoder[-1].weight[channel, channel, 1, 1] = 2 / gain

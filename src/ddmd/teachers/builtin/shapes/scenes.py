@@ -7,8 +7,8 @@ the stated ones are what a picture is later scored on.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import torch
 from torch import Tensor
@@ -81,7 +81,9 @@ def parse(text: str) -> list[int]:
         for column, words in enumerate(ATTRIBUTES.values()):
             if word in words:
                 if statement[column] not in (UNSTATED, words.index(word)):
-                    raise InputError("prompt", f"two values of {NAMES[column]} in {text!r}", "a scene has one object: name each attribute once")
+                    raise InputError(
+                        "prompt", f"two values of {NAMES[column]} in {text!r}", "a scene has one object: name each attribute once"
+                    )
                 statement[column] = words.index(word)
     return statement
 

@@ -7,22 +7,24 @@ right. `frechet` is a Frechet distance on the verifier's features, comparable wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .render import RANGE, render
 from .scenes import CATEGORIES, NAMES, UNSTATED, parse, random_scenes
-from .verifier import Verifier, load_verifier
+from .verifier import Verifier
 
 REFERENCE = 4000  # fresh renders behind the Frechet distance
 BOOTSTRAP = 1000
 
 
-def score_images(images: Tensor, prompts: Sequence[str], verifier: Verifier) -> dict:
-    """Scores of images (N, 3, 32, 32), not clamped, made for N prompts.
+Moments = tuple[Tensor, Tensor]
+"""Mean and covariance of verifier features."""
+
+
+def score_images(images: Tensor, prompts: Sequence[str], verifier: Verifier, reference: Moments) -> dict:
+    """Scores of images (N, 3, 32, 32), not clamped, made for N prompts; `reference` holds the moments of fresh renders.
 
     Returns overall, entity, attribute, relation, global, frechet, statistics of the pixels, n, and 95 % intervals
     (bootstrap over prompts) under "intervals". A category that no prompt states is None.
@@ -39,7 +41,7 @@ def score_images(images: Tensor, prompts: Sequence[str], verifier: Verifier) -> 
         columns = [NAMES.index(name) for name in names]
         per_prompt[category] = (right[:, columns].sum(1).double(), stated[:, columns].sum(1).double())
     scores: dict = {name: _ratio(hits, asks) for name, (hits, asks) in per_prompt.items()}
-    scores["frechet"] = frechet_to_renders(shown, verifier)
+    scores["frechet"] = frechet_distance(*feature_moments(shown, verifier), *reference)
     scores |= pixel_statistics(images)
     scores["n"] = len(asked)
     scores["intervals"] = {name: _interval(hits, asks) for name, (hits, asks) in per_prompt.items() if asks.sum() > 0}
@@ -63,15 +65,18 @@ def pixel_statistics(images: Tensor) -> dict[str, float]:
     }
 
 
-@lru_cache(maxsize=1)
-def render_statistics() -> dict[str, float]:
-    """The same statistics of fresh renders: what a perfect model would show."""
-    return pixel_statistics(_reference_images())
+def reference_images() -> Tensor:
+    """The fresh renders that samples are compared with: always the same."""
+    generator = torch.Generator().manual_seed(20_000)
+    return render(random_scenes(REFERENCE, generator), generator)
 
 
-def frechet_to_renders(images: Tensor, verifier: Verifier) -> float:
-    """Frechet distance between images and fresh renders on the verifier's features."""
-    return frechet_distance(*_moments(images, verifier), *_reference_moments(verifier))
+def feature_moments(images: Tensor, verifier: Verifier) -> Moments:
+    """Mean and covariance of the verifier's features, in float64 on the CPU."""
+    device = next(verifier.parameters()).device
+    with torch.no_grad():
+        features = torch.cat([verifier.features(part.to(device)).cpu() for part in images.split(500)]).double()
+    return features.mean(0), features.T.cov()
 
 
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
@@ -82,39 +87,12 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     return ((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * inner).item()
 
 
-def shipped_verifier(folder: Path) -> Verifier:
-    """The verifier that ships with the package."""
-    return load_verifier(folder)
-
-
-def _moments(images: Tensor, verifier: Verifier) -> tuple[Tensor, Tensor]:
-    device = next(verifier.parameters()).device
-    with torch.no_grad():
-        features = torch.cat([verifier.features(part.to(device)).cpu() for part in images.split(500)]).double()
-    return features.mean(0), features.T.cov()
-
-
-def _reference_images() -> Tensor:
-    generator = torch.Generator().manual_seed(20_000)
-    return render(random_scenes(REFERENCE, generator), generator)
-
-
-_reference_cache: dict[int, tuple[Tensor, Tensor]] = {}
-
-
-def _reference_moments(verifier: Verifier) -> tuple[Tensor, Tensor]:
-    if id(verifier) not in _reference_cache:
-        _reference_cache[id(verifier)] = _moments(_reference_images(), verifier)
-    return _reference_cache[id(verifier)]
-
-
 def _ratio(hits: Tensor, asks: Tensor) -> float | None:
     return (hits.sum() / asks.sum()).item() if asks.sum() > 0 else None
 
 
-def _interval(hits: Tensor, asks: Tensor) -> tuple[float, float]:
+def _interval(hits: Tensor, asks: Tensor) -> list[float]:
     generator = torch.Generator().manual_seed(0)
     pick = torch.randint(len(hits), (BOOTSTRAP, len(hits)), generator=generator)
     ratios = hits[pick].sum(1) / asks[pick].sum(1).clamp(min=1)
-    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
-    return low, high
+    return torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()

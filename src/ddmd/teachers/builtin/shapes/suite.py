@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from ....errors import InputError
 from .render import render
 from .scenes import SPLITS, PromptSet, random_scenes
-from .score import render_statistics, score_images
+from .score import Moments, feature_moments, pixel_statistics, reference_images, score_images
 from .verifier import load_verifier
 
 
@@ -34,11 +35,15 @@ class ShapesSuite:
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
         """Exact scores; see `score_images`."""
-        return score_images(images.cpu(), prompts, self.verifier)
+        return score_images(images.cpu(), prompts, self.verifier, self._reference)
 
     def reference(self) -> dict[str, float]:
         """Pixel statistics of fresh renders."""
-        return render_statistics()
+        return pixel_statistics(reference_images())
+
+    @cached_property
+    def _reference(self) -> Moments:
+        return feature_moments(reference_images(), self.verifier)
 
     def images(self, n: int) -> Tensor:
         """Fresh renders: the data of this world."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class TeacherTraining:
         self.recipe, self.device, self.position, self.seconds = recipe, device, 0, 0.0
         self.pipeline = build_pipeline().to(device)
         self.networks = nn.ModuleDict({"unet": self.pipeline.unet, "text_encoder_2": self.pipeline.text_encoder_2}).train()
-        self.networks.to(memory_format=torch.channels_last)
+        self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: p.detach().clone() for name, p in self.networks.named_parameters()}
         self.optimizer = torch.optim.AdamW(self.networks.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.01)
         self.abar = self.pipeline.scheduler.alphas_cumprod.to(device)

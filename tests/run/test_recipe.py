@@ -1,0 +1,107 @@
+import pytest
+import yaml
+
+from ddmd.errors import InputError
+from ddmd.run.recipe import Recipe, load_recipe, preset_names
+
+
+def test_every_preset_loads_and_survives_a_round_trip(tmp_path):
+    assert "shapes" in preset_names()
+    for name in preset_names():
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        assert recipe.about
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(recipe.to_yaml())
+        assert load_recipe(str(path)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("shapes", {"renoise.schedule": "hybrid", "student.steps": 4}),
+        ("shapes_coupled", {"renoise.schedule": "coupled"}),
+        ("shapes_full", {"renoise.schedule": "full"}),
+        ("shapes_constrained", {"renoise.schedule": "constrained"}),
+        ("shapes_ca_only", {"objective.dm_weight": 0.0, "objective.mean_variance": None}),
+        ("shapes_dm_only", {"objective.ca_weight": 0.0}),
+        ("shapes_diff_instruct", {"objective.alpha": 1.0, "student.steps": 1, "renoise.schedule": "full"}),
+        ("shapes_ca_mean_variance", {"objective.dm_weight": 0.0, "objective.mean_variance.targets": "data"}),
+    ],
+)
+def test_presets_are_the_papers_rows(name, facts):
+    dumped = load_recipe(name).model_dump()
+    for key, wanted in facts.items():
+        value = dumped
+        for part in key.split("."):
+            value = value[part]
+        assert value == wanted
+
+
+def test_overrides_are_read_as_yaml_and_nested():
+    recipe = load_recipe("shapes", ["objective.alpha=3.5", "renoise.ca_window=[0.1, 0.5]", "adapters.rank=8", "student.grid=[1, 0.5]"])
+    assert recipe.objective.alpha == 3.5
+    assert recipe.schedule.ca_window == (0.1, 0.5)
+    assert recipe.adapters.rank == 8
+    assert recipe.grid == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("objective.alfa=3", ["objective.alfa", "unknown", "alpha"]),
+        ("objective.alpha=0.5", ["objective.alpha", "0.5", "greater"]),
+        ("objective.alpha=high", ["objective.alpha", "high", "number"]),
+        ("objective.alpha_spread=[0.5, 2]", ["alpha", "0.5"]),
+        ("student.steps=0", ["student.steps", "0"]),
+        ("student.steps=2.5", ["student.steps", "2.5", "integer"]),
+        ("student.grid=[0.9, 0.5]", ["grid", "start at 1"]),
+        ("renoise.ca_window=[0.2, 1.5]", ["ca_window", "1.5"]),
+        ("renoise.clamp=[0.9, 0.1]", ["clamp"]),
+        ("renoise.schedule=both", ["renoise.schedule", "both", "hybrid"]),
+        ("adapters.rank=0", ["adapters.rank", "0"]),
+        ("fake.range=[0.5, 0.2]", ["fake.range"]),
+        ("objective.normalizer=l2", ["objective.normalizer", "per_branch"]),
+        ("train=5", ["train", "5"]),
+        ("objective.alpha", ["key=value"]),
+        ("objective.alpha=[", ["objective.alpha", "YAML"]),
+        ("name.of=3", ["name"]),
+        ("optim.student_lr=-1", ["optim.student_lr", "-1"]),
+        ("suite=null", ["train.prompts"]),
+    ],
+)
+def test_impossible_values_name_the_key_what_was_found_and_the_mend(override, words):
+    with pytest.raises(InputError) as caught:
+        load_recipe("shapes", [override])
+    text = str(caught.value)
+    assert "\n" not in text
+    assert all(word in text for word in words), text
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(InputError, match="nothing would train"):
+        load_recipe("shapes", ["objective.dm_weight=0.0", "objective.ca_weight=0.0"])
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    for content, words in (("a: [", "not YAML"), ("- 1", "no keys"), ("base: shapes\nname: 3", "name")):
+        path = tmp_path / "r.yaml"
+        path.write_text(content)
+        with pytest.raises(InputError, match=words):
+            load_recipe(str(path))
+    with pytest.raises(InputError, match="no such file"):
+        load_recipe(str(tmp_path / "missing.yaml"))
+    with pytest.raises(InputError, match="shapes_coupled"):
+        load_recipe("shape")
+    path.write_text(yaml.safe_dump({"base": str(path)}))
+    with pytest.raises(InputError, match="itself"):
+        load_recipe(str(path))
+
+
+def test_recipes_are_immutable():
+    with pytest.raises(ValueError, match="frozen"):
+        load_recipe("shapes").seed = 3
+
+
+def test_every_section_forbids_unknown_keys():
+    assert Recipe.model_config["extra"] == "forbid"

@@ -1,0 +1,242 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+
+from ddmd.errors import InputError
+from ddmd.run.finish import finish
+from ddmd.run.recipe import load_recipe
+from ddmd.run.train import Interrupted, NonFiniteLoss, Training
+
+SMALL = [
+    "train.batch=2", "train.evaluate_prompts=4", "train.log_every=1", "train.evaluate_every=4", "train.checkpoint_every=2",
+    "report.prompts=4", "report.teacher_steps=2", "train.prompt_count=20",
+]  # fmt: skip
+
+
+class Silent:
+    def __init__(self, on_cycle=None):
+        self.lines, self.on_cycle = [], on_cycle
+
+    def start(self, total, position):
+        self.began = position
+
+    def cycle(self, position, metrics):
+        if self.on_cycle:
+            self.on_cycle(position)
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def recipe(untrained, cycles=4, *more, name="shapes"):
+    return load_recipe(name, [f"model={untrained}", f"train.cycles={cycles}", *SMALL, *more])
+
+
+def weights(training):
+    return {f"{role}.{k}": v.clone() for role in ("student", "fake") for k, v in training.parts.roles.state_dict(role).items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("more", [(), ("adapters.rank=2",), ("fake.turn=alternate", "fake.updates=2", "fake.reuse_rollout=true")])
+def test_a_killed_run_goes_on_bit_for_bit(untrained, tmp_path, more):
+    straight = Training(recipe(untrained, 4, *more), tmp_path / "straight", Silent())
+    straight.run()
+
+    def interrupt(position):
+        if position == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    halved = Training(recipe(untrained, 4, *more), tmp_path / "halved", Silent(interrupt))
+    with pytest.raises(Interrupted):
+        halved.run()
+    assert halved.cycle == 2
+    resumed = Training(recipe(untrained, 4, *more), tmp_path / "halved", Silent(), resume=True)
+    assert resumed.cycle == 2
+    resumed.run()
+    assert same(weights(resumed), weights(straight))
+    assert same(resumed.average, straight.average)
+    rows = [[json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()] for run in ("straight", "halved")]
+    for a, b in zip(*rows, strict=True):
+        assert a.keys() == b.keys()
+        assert all(a[k] == b[k] for k in a if k != "seconds")
+    assert signal.getsignal(signal.SIGTERM) != interrupt
+
+
+def test_a_run_leaves_everything_it_promises(untrained, tmp_path):
+    training = Training(recipe(untrained, 4, "report.student_steps=[1]"), tmp_path / "run", Silent())
+    training.run()
+    results = finish(training, lambda *a: None)
+    folder = tmp_path / "run"
+    for name in ("recipe.yaml", "metrics.jsonl", "results.json", "report.html", "student/model_index.json", "student/ddmd.json"):
+        assert (folder / name).is_file(), name
+    assert load_recipe(str(folder / "recipe.yaml")) == training.recipe
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["cycle-000000.png", "cycle-000004.png"]
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best", "step-000002", "step-000004"}
+    assert any((folder / "tensorboard").iterdir())
+    assert set(results["scores"]) == {"teacher", "teacher-no-cfg", "teacher-few-step", "student", "student-1"}
+    for row in results["scores"].values():
+        assert {
+            "steps",
+            "guidance",
+            "overall",
+            "entity",
+            "attribute",
+            "relation",
+            "global",
+            "frechet",
+            "seconds_per_image",
+            "images",
+        } <= row.keys()
+        assert row["images"] == 4
+    assert results == json.loads((folder / "results.json").read_text())
+    page = (folder / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")  # self-contained
+    assert page.count("data:image/png;base64,") == 2
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    wanted = {
+        "fake_loss",
+        "dm",
+        "ca",
+        "dm_over_ca",
+        "cosine",
+        "fake_gap",
+        "x_mean",
+        "x_std",
+        "x_saturation",
+        "generator_grad_norm",
+        "fake_grad_norm",
+        "nonfinite",
+    }
+    assert any(wanted <= row.keys() for row in metrics)
+
+
+def test_the_student_moves_and_the_teacher_does_not(untrained, tmp_path):
+    training = Training(recipe(untrained, 2), tmp_path / "run", Silent())
+    before = {k: v.clone() for k, v in training.parts.roles.state_dict("student").items()}
+    teacher = [p.clone() for p in training.parts.roles.network("teacher").parameters()]
+    training.run()
+    after = training.parts.roles.state_dict("student")
+    assert not same(before, after)
+    assert all(torch.equal(a, b) for a, b in zip(teacher, training.parts.roles.network("teacher").parameters(), strict=True))
+
+
+def test_a_broken_loss_stops_with_the_last_checkpoint_intact(untrained, tmp_path):
+    training = Training(recipe(untrained, 9), tmp_path / "run", Silent())
+
+    def poison(position):
+        if position == 3:
+            with torch.no_grad():
+                next(iter(training.parts.roles.parameters("student"))).fill_(float("nan"))
+
+    training.observer = Silent(poison)
+    with pytest.raises(NonFiniteLoss, match="cycle 4"):
+        training.run()
+    assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))] == ["step-000002"]
+    resumed = Training(recipe(untrained, 9), tmp_path / "run", Silent(), resume=True)
+    assert resumed.cycle == 2
+    assert all(torch.isfinite(v).all() for v in weights(resumed).values())
+
+
+@pytest.mark.parametrize(
+    "name", ["shapes_ca_only", "shapes_ca_mean_variance", "shapes_dm_only", "shapes_one_step", "shapes_diff_instruct", "shapes_coupled"]
+)
+def test_presets_run(untrained, tmp_path, name):
+    training = Training(recipe(untrained, 2, name=name), tmp_path / "run", Silent())
+    training.run()
+    assert training.cycle == 2
+    assert (training.parts.fake_optimizer is None) == (training.recipe.objective.dm_weight == 0)
+
+
+def test_noised_data_and_teacher_calibration(untrained, tmp_path):
+    more = ("student.source=data", "objective.mean_variance.targets=teacher")
+    training = Training(recipe(untrained, 1, *more), tmp_path / "run", Silent())
+    training.run()
+    assert training.parts.distiller.objective.mean_variance.variance > 0
+
+
+def test_stop_on_alarm(untrained, tmp_path):
+    training = Training(recipe(untrained, 9, "train.stop_on_alarm=true"), tmp_path / "run", Silent())
+    training.health.teacher_std = 1e-3
+    training.run()
+    assert training.cycle == 1
+    assert any("spread" in alarm for alarm in training.alarms)
+
+
+def test_learning_rates_warm_up_and_decay(untrained, tmp_path):
+    training = Training(recipe(untrained, 10, "optim.warmup=4", "optim.decay=0.5"), tmp_path / "run", Silent())
+    found = []
+    for training.cycle in range(10):
+        training._set_learning_rates()
+        found.append(training.parts.student_optimizer.param_groups[0]["lr"] / training.recipe.optim.student_lr)
+    assert found == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_folders_that_cannot_be_used_are_refused(untrained, tmp_path):
+    folder = tmp_path / "run"
+    Training(recipe(untrained, 2), folder, Silent()).run()
+    with pytest.raises(InputError, match="another run"):
+        Training(recipe(untrained, 2), folder, Silent())
+    with pytest.raises(InputError, match="another recipe"):
+        Training(recipe(untrained, 3), folder, Silent(), resume=True)
+    with pytest.raises(InputError, match="no run"):
+        Training(recipe(untrained, 2), tmp_path / "empty", Silent(), resume=True)
+    damaged = folder / "checkpoints" / "step-000002" / "student.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"student\.safetensors.*damaged"):
+        Training(recipe(untrained, 2), folder, Silent(), resume=True)
+    damaged.unlink()
+    with pytest.raises(InputError, match=r"student\.safetensors.*missing"):
+        Training(recipe(untrained, 2), folder, Silent(), resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("keep me")
+    with pytest.raises(InputError, match="not empty"):
+        Training(recipe(untrained, 2), tmp_path / "other", Silent())
+
+
+def test_a_checkpoint_of_another_network_is_refused(untrained, tmp_path):
+    folder = tmp_path / "run"
+    Training(recipe(untrained, 2, "adapters.rank=2"), folder, Silent()).run()
+    other = recipe(untrained, 2, "adapters.rank=3")
+    (folder / "recipe.yaml").write_text(other.to_yaml())
+    with pytest.raises(InputError, match="another network"):
+        Training(other, folder, Silent(), resume=True)
+
+
+def test_prompts_from_a_file(untrained, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n\n  a blue star  \n")
+    training = Training(recipe(untrained, 1, f"train.prompts={prompts}", "suite=null"), tmp_path / "run", Silent())
+    training.run()
+    assert training.parts.prompts.prompts == ["a red circle", "a blue star"]
+    assert finish(training, lambda *a: None)["scores"] == {}
+    for content, words in ((b"\n \n", "no prompts"), (b"caf\xe9", "UTF-8")):
+        prompts.write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            Training(recipe(untrained, 1, f"train.prompts={prompts}"), tmp_path / words, Silent())
+
+
+def test_a_lora_student_is_exported_merged(untrained, tmp_path):
+    from ddmd.run.export import student_network
+
+    training = Training(recipe(untrained, 2, "adapters.rank=2", "optim.student_lr=0.01"), tmp_path / "run", Silent())
+    training.run()
+    roles, denoiser = training.parts.roles, training.parts.denoiser
+    merged = student_network(roles)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    cond = denoiser.encode(["a red circle"])
+    z, u = torch.randn(1, *denoiser.shape), torch.tensor([0.7], dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(denoiser.call(merged, z, u, cond), roles.student(z, u, cond), atol=1e-5, rtol=1e-4)
+        assert (roles.student(z, u, cond) - roles.teacher(z, u, cond)).abs().max() > 1e-4
+
+
+def test_the_saved_recipe_is_plain_yaml(untrained, tmp_path):
+    Training(recipe(untrained, 1), tmp_path / "run", Silent())
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["objective"]["alpha"] == 4.0

@@ -1,0 +1,169 @@
+import pytest
+import torch
+
+from ddmd.errors import InputError
+from ddmd.teachers.builtin import WEIGHTS, load_suite
+from ddmd.teachers.builtin.shapes.build import TOKENS, build_tokenizer, identity_autoencoder, noise_schedule
+from ddmd.teachers.builtin.shapes.render import RANGE, render
+from ddmd.teachers.builtin.shapes.scenes import (
+    ATTRIBUTES,
+    NAMES,
+    UNSTATED,
+    VOCABULARY,
+    PromptSet,
+    caption,
+    parse,
+    random_scenes,
+    random_statements,
+    split_of,
+)
+from ddmd.teachers.builtin.shapes.score import frechet_distance, pixel_statistics
+from ddmd.teachers.builtin.shapes.train import TeacherRecipe, TeacherTraining, learning_rate, train_teacher
+from ddmd.teachers.builtin.shapes.verifier import load_verifier, verifier_accuracy
+
+
+def test_captions_say_what_is_stated_and_parse_back():
+    assert caption([1, 1, 0, 0, 1, 0]) == "a large striped red circle at the left on a gray background"
+    assert caption([UNSTATED, UNSTATED, 5, 3, UNSTATED, UNSTATED]) == "a blue star"
+    g = torch.Generator().manual_seed(0)
+    for row in random_statements(random_scenes(200, g), 0.3, 0.0, g).tolist():
+        assert parse(caption(row)) == row
+        assert len(build_tokenizer()(caption(row)).input_ids) <= TOKENS
+
+
+def test_statements_omit_and_lie_at_the_given_rates():
+    g = torch.Generator().manual_seed(0)
+    scenes = random_scenes(20_000, g)
+    said = random_statements(scenes, 0.15, 0.08, g)
+    stated = said != UNSTATED
+    assert stated[:, NAMES.index("shape")].all()
+    assert (~stated[:, 0]).float().mean().item() == pytest.approx(0.15, abs=0.01)
+    assert (said != scenes)[stated].float().mean().item() == pytest.approx(0.08, abs=0.01)
+
+
+def test_unknown_and_contradicting_words_are_refused():
+    with pytest.raises(InputError, match="'elephant'.*circle"):
+        parse("a red elephant")
+    with pytest.raises(InputError, match="colour"):
+        parse("a red blue circle")
+    assert parse("") == [UNSTATED] * 6
+
+
+def test_splits_share_no_caption_and_are_stable():
+    sets = {split: PromptSet(split).take(1000) for split in ("validation", "report", "train")}
+    assert all(len(set(prompts)) == 1000 for prompts in sets.values())
+    assert not (set(sets["validation"]) & set(sets["report"]) or set(sets["report"]) & set(sets["train"]))
+    assert not set(sets["validation"]) & set(sets["train"])
+    assert split_of("a red circle") == "train"  # the hash is part of the published protocol
+
+
+def test_renders_stay_in_range_and_show_their_attributes():
+    g = torch.Generator().manual_seed(0)
+    scenes = random_scenes(2000, g)
+    images = render(scenes, g)
+    assert images.shape == (2000, 3, 32, 32)
+    assert images.abs().max() <= RANGE + 1e-6
+    gray = scenes[:, NAMES.index("background")] == 0
+    assert images[gray][:, :, 0, 0].abs().mean() < 0.2
+    red = (scenes[:, NAMES.index("colour")] == 0) & (scenes[:, NAMES.index("texture")] == 0) & (scenes[:, NAMES.index("position")] == 0)
+    middle = images[red & (scenes[:, NAMES.index("shape")] < 2)][:, :, 16, 16].mean(0)
+    assert middle[0] > 0.5 > 0 > middle[1]
+    assert torch.equal(render(scenes, torch.Generator().manual_seed(1)), render(scenes, torch.Generator().manual_seed(1)))
+
+
+def test_the_autoencoder_changes_nothing():
+    vae, x = identity_autoencoder(), torch.rand(2, 3, 32, 32) * 2.4 - 1.2
+    latents = vae.encode(x).latents * vae.config.scaling_factor
+    torch.testing.assert_close(latents, x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(vae.decode(latents / vae.config.scaling_factor).sample, x, atol=1e-3, rtol=0)
+
+
+def test_the_noise_schedule_is_a_shifted_cosine():
+    abar = torch.cumprod(1 - torch.tensor(noise_schedule(), dtype=torch.float64), 0)
+    ratio = ((1 - abar) / abar).sqrt()
+    assert ratio[499].item() == pytest.approx(3.0, rel=1e-3)
+    assert ratio[749].item() == pytest.approx(3.0 * 2.41421, rel=1e-3)
+    assert abar[-1] < 1e-8
+
+
+def test_frechet_distance_is_the_closed_form():
+    a, b = torch.tensor([4.0, 9.0]).double(), torch.tensor([1.0, 16.0]).double()
+    zero = torch.zeros(2).double()
+    assert frechet_distance(zero, a.diag(), zero + 1, b.diag()) == pytest.approx(2 + (2 - 1) ** 2 + (3 - 4) ** 2)
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]]).double()
+    assert frechet_distance(zero, turn @ a.diag() @ turn.T, zero, turn @ b.diag() @ turn.T) == pytest.approx(2.0)
+    assert frechet_distance(zero, a.diag(), zero, a.diag()) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_pixel_statistics():
+    flat = torch.full((1, 3, 8, 8), 0.5)
+    stats = pixel_statistics(flat)
+    assert (stats["mean"], stats["saturation"], stats["detail"], stats["clipped"]) == (0.5, 0.0, 0.0, 0.0)
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
+    stats = pixel_statistics(board.expand(1, 3, 8, 8))
+    assert stats["detail"] == pytest.approx(4.0)
+    assert stats["clipped"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def suite():
+    return load_suite("shapes")
+
+
+def test_the_shipped_verifier_reads_every_attribute():
+    accuracy = verifier_accuracy(load_verifier(WEIGHTS / "shapes" / "verifier"), 4000, seed=123)
+    assert min(accuracy[name] for name in NAMES) >= 0.995
+
+
+def test_scores_of_right_and_wrong_pictures(suite):
+    g = torch.Generator().manual_seed(0)
+    scenes = random_scenes(400, g)
+    images, prompts = render(scenes, g), [caption(row) for row in scenes.tolist()]
+    right = suite.score(images, prompts)
+    assert right["overall"] > 0.99
+    assert min(right[c] for c in ("entity", "attribute", "relation", "global")) > 0.99
+    assert right["intervals"]["overall"][0] <= right["overall"] <= right["intervals"]["overall"][1]
+    recoloured = scenes.clone()
+    recoloured[:, NAMES.index("colour")] = (scenes[:, NAMES.index("colour")] + 1) % len(ATTRIBUTES["colour"])
+    wrong = suite.score(images, [caption(row) for row in recoloured.tolist()])
+    assert wrong["overall"] < 0.01
+    assert wrong["attribute"] == pytest.approx(2 / 3, abs=0.02)
+    assert wrong["entity"] > 0.99
+    unsaid = suite.score(images, ["a " + ATTRIBUTES["shape"][row[3]] for row in scenes.tolist()])
+    assert unsaid["overall"] > 0.99
+    assert unsaid["relation"] is None
+    noisy = suite.score(images + 0.3 * torch.randn(images.shape, generator=g), prompts)
+    assert noisy["frechet"] > 2 * right["frechet"]
+
+
+def test_training_resumes_exactly_and_learns(tmp_path, untrained):
+    from dataclasses import replace
+
+    recipe = TeacherRecipe(steps=4, batch=4, warmup=1)
+    losses = []
+    train_teacher(tmp_path / "a", recipe, torch.device("cpu"), lambda step, loss: losses.append(loss), save_every=2)
+    train_teacher(tmp_path / "b", replace(recipe, steps=2, decay=0.7), torch.device("cpu"), lambda step, loss: None, save_every=2)
+    a = TeacherTraining(recipe, torch.device("cpu"))
+    a.load(tmp_path / "a" / "state.pt")
+    assert a.position == 4
+    with pytest.raises(InputError, match="batch"):
+        TeacherTraining(replace(recipe, batch=8), torch.device("cpu")).load(tmp_path / "a" / "state.pt")
+    one, two = (
+        TeacherTraining(replace(recipe, steps=100), torch.device("cpu")),
+        TeacherTraining(replace(recipe, steps=100), torch.device("cpu")),
+    )
+    for _ in range(2):
+        one.step()
+    one.save(tmp_path / "half.pt")
+    two.load(tmp_path / "half.pt")
+    assert one.step() == two.step()
+    assert (tmp_path / "a" / "pipeline" / "model_index.json").is_file()
+
+
+def test_the_learning_rate_rises_holds_and_falls():
+    recipe = TeacherRecipe(steps=100, warmup=10, decay=0.5, lr=1.0)
+    assert [learning_rate(recipe, s) for s in (0, 9, 40, 75, 99)] == pytest.approx([0.1, 1.0, 1.0, 0.5, 0.02])
+
+
+def test_every_word_is_in_the_vocabulary():
+    assert all(word in VOCABULARY for words in ATTRIBUTES.values() for word in words)
