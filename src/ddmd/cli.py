@@ -63,9 +63,8 @@ def distill(
     from .run.train import Interrupted, NonFiniteLoss, Training
 
     with _Screen(show=_is_lead()) as screen:
-        screen.say(f"{resolved.name}: {resolved.about}")
-        screen.say(f"writing to {folder}")
         training = Training(resolved, folder, screen, resume)
+        screen.say(f"{resolved.name}: {resolved.about}\nwriting to {folder}")
         again = " ".join(["ddmd distill", recipe, *(overrides or []), "--out", str(folder), "--resume"])
         try:
             training.run()

@@ -54,8 +54,7 @@ class Training:
         self.accelerator = Accelerator(kwargs_handlers=handlers)
         self.recipe, self.folder, self.observer = recipe, folder, observer
         self.lead = self.accelerator.is_main_process
-        claim_folder(recipe, folder, resume, self.lead)
-        self.accelerator.wait_for_everyone()
+        check_folder(recipe, folder, resume)
         self.parts: Parts = build(recipe, self.accelerator)
         self.average = {name: p.detach().clone() for name, p in self.parts.roles.named_parameters("student").items()}
         self.cycle = self.position = 0
@@ -65,6 +64,9 @@ class Training:
         if resume:
             self._load()
         self._stop = False
+        self.accelerator.wait_for_everyone()  # all have looked at the folder before the lead claims it
+        if self.lead:
+            write_atomic(folder / "recipe.yaml", recipe.to_yaml())
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
@@ -337,22 +339,17 @@ def _lines(path: Path) -> list[str]:
     return [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
 
 
-def claim_folder(recipe: Recipe, folder: Path, resume: bool, lead: bool = True) -> None:
-    """Make the run's folder and write its resolved recipe, or on resume check that it is the same one."""
+def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds something else; on resume, one that does not hold this very recipe."""
     saved = folder / "recipe.yaml"
-    if resume:
-        if not saved.is_file():
-            raise InputError("--resume", f"no run in {folder}", "name the run's folder with --out, or start without --resume")
-        if saved.read_text() != recipe.to_yaml():
-            raise InputError("--resume", f"another recipe in {saved}", "resume with the recipe and overrides it was started with")
-        return
-    if not lead:
-        return
-    if folder.exists() and any(folder.iterdir()):
-        what = "another run" if saved.is_file() else "a folder that is not empty"
-        raise InputError("--out", f"{what} in {folder}", "choose another folder, or go on with --resume")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(saved, recipe.to_yaml())
+    if not resume:
+        if folder.exists() and any(folder.iterdir()):
+            what = "another run" if saved.is_file() else "a folder that is not empty"
+            raise InputError("--out", f"{what} in {folder}", "choose another folder, or go on with --resume")
+    elif not saved.is_file():
+        raise InputError("--resume", f"no run in {folder}", "name the run's folder with --out, or start without --resume")
+    elif saved.read_text() != recipe.to_yaml():
+        raise InputError("--resume", f"another recipe in {saved}", "resume with the recipe and overrides it was started with")
 
 
 def _gather(accelerator: Any, value: Any) -> list[Any]:

@@ -1,0 +1,123 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ddmd.run.recipe import preset_names
+
+FAST = [
+    "train.batch=2", "train.evaluate_prompts=4", "train.log_every=1", "train.evaluate_every=50", "train.checkpoint_every=50",
+    "report.prompts=4", "report.teacher_steps=2", "train.prompt_count=20",
+]  # fmt: skip
+
+
+def ddmd(*arguments, cwd=None, **kwargs):
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    return subprocess.run([sys.executable, "-m", "ddmd.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment, **kwargs)
+
+
+def refused(result, *words):
+    """Exit code 2 and one line that holds the words."""
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert all(str(word) in lines[0] for word in words), lines[0]
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; import ddmd.cli; heavy = {'torch', 'diffusers', 'pydantic', 'rich.progress', 'yaml'} & sys.modules.keys(); assert not heavy, heavy"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    result = ddmd("--help")
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("distill", "sample", "evaluate", "recipes", "doctor", "builtin"))
+
+
+def test_recipes_and_version():
+    result = ddmd("recipes")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == preset_names()
+    shown = ddmd("recipes", "shapes").stdout
+    assert "schedule: hybrid" in shown
+    assert ddmd("--version").stdout.startswith("ddmd ")
+
+
+def test_bad_input_is_one_line_and_exit_code_2(untrained, tmp_path):
+    refused(ddmd("distill", "shape"), "recipe", "shapes_coupled")
+    refused(ddmd("distill", "shapes", "objective.alfa=3"), "objective.alfa", "unknown")
+    refused(ddmd("distill", "shapes", "objective.alpha=0.5"), "objective.alpha", "0.5")
+    refused(ddmd("distill", "shapes", f"model={tmp_path}", "--out", tmp_path / "r"), "model_index.json")
+    empty = tmp_path / "prompts.txt"
+    empty.write_text("\n")
+    refused(ddmd("distill", "shapes", f"model={untrained}", f"train.prompts={empty}", "--out", tmp_path / "e"), "no prompts")
+    refused(ddmd("distill", "shapes", "--resume", "--out", tmp_path / "none"), "--resume", "no run")
+    refused(ddmd("distill", "shapes", "--resume", cwd=tmp_path), "--resume")
+    refused(ddmd("evaluate", tmp_path / "nothing"), "no such folder")
+    refused(ddmd("evaluate", "shapes", "--suite", "other"), "suite", "shapes")
+    refused(ddmd("sample", untrained, "-p", "a red elephant"), "elephant", "circle")
+    refused(ddmd("builtin", "train", "emoji"), "emoji")
+
+
+def test_a_run_from_start_to_picture(untrained, tmp_path):
+    run = tmp_path / "run"
+    result = ddmd("distill", "shapes", f"model={untrained}", "train.cycles=2", *FAST, "--out", run)
+    assert result.returncode == 0, result.stderr
+    assert "student" in result.stdout
+    assert "report.html" in result.stderr
+    refused(ddmd("distill", "shapes", f"model={untrained}", "train.cycles=2", *FAST, "--out", run), "--out", "another run")
+
+    picture = tmp_path / "one.png"
+    result = ddmd("sample", run, "-p", "a red circle", "--seed", 3, "--out", picture)
+    assert result.returncode == 0, result.stderr
+    from PIL import Image
+
+    assert Image.open(picture).size == (32, 32)
+    wide = tmp_path / "two.png"
+    assert ddmd("sample", run, "-p", "a red circle", "-p", "", "--out", wide, "--beside", untrained).returncode == 0
+    assert Image.open(wide).size[0] > 200
+    refused(ddmd("sample", run, "-p", "a red circle", "--guidance", 3), "--guidance", "leave it at 1")
+
+    result = ddmd("evaluate", run, untrained, "--prompts", 6, "--teacher-steps", 2, "--out", tmp_path / "scores")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]
+    assert set(scores) == {"student", "teacher", "teacher-no-cfg", "teacher-few-step"}
+    assert scores["student"]["steps"] == 4
+    assert (tmp_path / "scores" / "table.md").read_text().count("\n") == 6
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(untrained, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["distill", "shapes", f"model={untrained}", "train.cycles=100000", *FAST, "--out", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    process = subprocess.Popen([sys.executable, "-m", "ddmd.cli", *arguments], stderr=subprocess.PIPE, text=True, env=environment)
+    metrics, deadline = run / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.is_file() and metrics.stat().st_size > 1000):
+        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
+        time.sleep(0.2)
+    process.send_signal(2)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    assert len(list((run / "checkpoints").glob("step-*"))) == 1
+
+
+def test_doctor_names_versions_and_memory():
+    result = ddmd("doctor")
+    assert all(word in result.stdout for word in ("torch", "diffusers", "memory", "cpu"))
+
+
+@pytest.mark.parametrize("processes", [2])
+def test_two_processes_train_one_student(untrained, tmp_path, processes):
+    """DDP on the CPU through torchrun: both ranks take part and the folder is written once."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "-m", "ddmd.cli"]
+    arguments = ["distill", "shapes", f"model={untrained}", "train.cycles=3", *FAST, "--out", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run(command + arguments, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (run / "student" / "model_index.json").is_file()
+    state = json.loads((run / "checkpoints" / "step-000003" / "state.json").read_text())
+    assert len(state["distillers"]) == processes
+    assert state["distillers"][0]["generator"] != state["distillers"][1]["generator"]
+    assert state["distillers"][0]["rungs"] == state["distillers"][1]["rungs"]
