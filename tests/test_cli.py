@@ -16,7 +16,9 @@ FAST = [
 
 def ddmd(*arguments, cwd=None, **kwargs):
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    return subprocess.run([sys.executable, "-m", "ddmd.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-m", "ddmd.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment, **kwargs
+    )
 
 
 def refused(result, *words):
@@ -74,8 +76,11 @@ def test_a_run_from_start_to_picture(untrained, tmp_path):
 
     assert Image.open(picture).size == (32, 32)
     wide = tmp_path / "two.png"
-    assert ddmd("sample", run, "-p", "a red circle", "-p", "", "--out", wide, "--beside", untrained).returncode == 0
-    assert Image.open(wide).size[0] > 200
+    assert (
+        ddmd("sample", run, "-p", "a red circle", "-p", "", "--out", wide, "--beside", untrained, "--beside", f"{untrained}:2").returncode
+        == 0
+    )
+    assert Image.open(wide).size[1] > 3 * 96
     refused(ddmd("sample", run, "-p", "a red circle", "--guidance", 3), "--guidance", "leave it at 1")
 
     result = ddmd("evaluate", run, untrained, "--prompts", 6, "--teacher-steps", 2, "--out", tmp_path / "scores")

@@ -91,7 +91,9 @@ def sample(
     guidance: Annotated[float | None, typer.Option(min=1, help="Guidance scale alpha; 1 for a student, 4 for a teacher.")] = None,
     seed: Seed = 0,
     out: Out = None,
-    beside: Annotated[str | None, typer.Option(help="Another model to draw in a row above, for comparison.")] = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Another model to draw in a row above, as MODEL or MODEL:STEPS; repeat for several.")
+    ] = None,
 ) -> None:
     """Draw images from prompts."""
     from .files import write_atomic
@@ -100,9 +102,9 @@ def sample(
 
     rows: dict[str, Any] = {}
     with _Screen() as screen:
-        for name in [*([beside] if beside else []), model]:
-            own = (steps, guidance) if name == model else (None, None)
-            label, images, seconds = draw(name, prompt, *own, seed, partial(_count, screen, name, len(prompt)))
+        settings = [(*_model_and_steps(other), None) for other in beside or []] + [(model, steps, guidance)]
+        for name, count, scale in settings:
+            label, images, seconds = draw(name, prompt, count, scale, seed, partial(_count, screen, name, len(prompt)))
             rows[label] = images
             screen.say(f"{label.replace(chr(10), ', ')}: {seconds:.3f} s an image")
     path = out or Path("sample.png")
@@ -189,6 +191,11 @@ def run_folder(name: str, resume: bool) -> Path:
     if resume and not numbers:
         raise InputError("--resume", f"no run of {name} in {runs}/", "name its folder with --out")
     return runs / f"{name}-{max(numbers, default=0) + (0 if resume else 1)}"
+
+
+def _model_and_steps(text: str) -> tuple[str, int | None]:
+    name, separator, number = text.rpartition(":")
+    return (name, int(number)) if separator and number.isdigit() and int(number) > 0 else (text, None)
 
 
 def _count(screen: _Screen, what: str, total: int, done: int) -> None:

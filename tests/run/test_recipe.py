@@ -26,6 +26,9 @@ def test_every_preset_loads_and_survives_a_round_trip(tmp_path):
         ("shapes_ca_only", {"objective.dm_weight": 0.0, "objective.mean_variance": None}),
         ("shapes_dm_only", {"objective.ca_weight": 0.0}),
         ("shapes_diff_instruct", {"objective.alpha": 1.0, "student.steps": 1, "renoise.schedule": "full"}),
+        ("shapes_ca_gan", {"objective.dm_weight": 0.0, "objective.gan.where": "teacher_init"}),
+        ("shapes_dmd2", {"renoise.schedule": "coupled", "objective.normalizer": "dmd2", "objective.gan.where": "fake", "fake.updates": 5}),
+        ("shapes_dmd2_hybrid", {"renoise.schedule": "hybrid", "objective.normalizer": "dmd2", "objective.gan.where": "fake"}),
         ("shapes_ca_mean_variance", {"objective.dm_weight": 0.0, "objective.mean_variance.targets": "data"}),
     ],
 )
@@ -61,6 +64,7 @@ def test_overrides_are_read_as_yaml_and_nested():
         ("renoise.schedule=both", ["renoise.schedule", "both", "hybrid"]),
         ("adapters.rank=0", ["adapters.rank", "0"]),
         ("fake.range=[0.5, 0.2]", ["fake.range"]),
+        ("objective.gan.levels=[0.5, 2]", ["objective.gan.levels"]),
         ("objective.normalizer=l2", ["objective.normalizer", "per_branch"]),
         ("train=5", ["train", "5"]),
         ("objective.alpha", ["key=value"]),

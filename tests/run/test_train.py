@@ -44,7 +44,10 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("more", [(), ("adapters.rank=2",), ("fake.turn=alternate", "fake.updates=2", "fake.reuse_rollout=true")])
+@pytest.mark.parametrize(
+    "more",
+    [(), ("adapters.rank=2",), ("fake.turn=alternate", "fake.updates=2", "fake.reuse_rollout=true"), ("objective.gan.where=teacher_init",)],
+)
 def test_a_killed_run_goes_on_bit_for_bit(untrained, tmp_path, more):
     straight = Training(recipe(untrained, 4, *more), tmp_path / "straight", Silent())
     straight.run()
@@ -78,7 +81,7 @@ def test_a_run_leaves_everything_it_promises(untrained, tmp_path):
         assert (folder / name).is_file(), name
     assert load_recipe(str(folder / "recipe.yaml")) == training.recipe
     assert sorted(p.name for p in (folder / "samples").iterdir()) == ["cycle-000000.png", "cycle-000004.png"]
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best", "step-000002", "step-000004"}
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best-000000", "step-000002", "step-000004"}
     assert any((folder / "tensorboard").iterdir())
     assert set(results["scores"]) == {"teacher", "teacher-no-cfg", "teacher-few-step", "student", "student-1"}
     for row in results["scores"].values():
@@ -145,13 +148,23 @@ def test_a_broken_loss_stops_with_the_last_checkpoint_intact(untrained, tmp_path
 
 
 @pytest.mark.parametrize(
-    "name", ["shapes_ca_only", "shapes_ca_mean_variance", "shapes_dm_only", "shapes_one_step", "shapes_diff_instruct", "shapes_coupled"]
+    "name",
+    [
+        "shapes_ca_only",
+        "shapes_ca_mean_variance",
+        "shapes_dm_only",
+        "shapes_one_step",
+        "shapes_diff_instruct",
+        "shapes_coupled",
+        "shapes_dmd2",
+        "shapes_ca_gan",
+    ],
 )
 def test_presets_run(untrained, tmp_path, name):
     training = Training(recipe(untrained, 2, name=name), tmp_path / "run", Silent())
     training.run()
     assert training.cycle == 2
-    assert (training.parts.fake_optimizer is None) == (training.recipe.objective.dm_weight == 0)
+    assert ("fake" in training.parts.optimizers) == (training.recipe.objective.dm_weight > 0)
 
 
 def test_noised_data_and_teacher_calibration(untrained, tmp_path):
@@ -163,7 +176,7 @@ def test_noised_data_and_teacher_calibration(untrained, tmp_path):
 
 def test_stop_on_alarm(untrained, tmp_path):
     training = Training(recipe(untrained, 9, "train.stop_on_alarm=true"), tmp_path / "run", Silent())
-    training.health.teacher_std = 1e-3
+    training.health.reference_std = 1e-3
     training.run()
     assert training.cycle == 1
     assert any("spread" in alarm for alarm in training.alarms)
@@ -174,7 +187,7 @@ def test_learning_rates_warm_up_and_decay(untrained, tmp_path):
     found = []
     for training.cycle in range(10):
         training._set_learning_rates()
-        found.append(training.parts.student_optimizer.param_groups[0]["lr"] / training.recipe.optim.student_lr)
+        found.append(training.parts.distiller.student_optimizer.param_groups[0]["lr"] / training.recipe.optim.student_lr)
     assert found == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
 
 

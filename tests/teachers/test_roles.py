@@ -133,7 +133,7 @@ def test_states_survive_a_round_trip_and_foreign_ones_are_refused(kind, fresh):
 @pytest.mark.parametrize("kind", ["copies", "lora"])
 def test_without_a_fake_there_is_none(kind, fresh):
     network, denoiser = fresh
-    roles = build(kind, network, denoiser, with_fake=False)
+    roles = build(kind, network, denoiser, trained=("student",))
     with pytest.raises(RoleError, match="fake"):
         roles.fake(*inputs(denoiser))
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from .adversarial import Adversary, Reals, critic_loss, generator_loss
 from .guidance import GuidanceScale
 from .noise import NoisePath
 from .objective import Branches, Direction, Normalizer, decoupled_direction, fake_loss, mean_abs, mean_variance_loss, proxy_loss
@@ -32,6 +33,7 @@ class Roles(Protocol):
     def student(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor: ...
     def teacher(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor: ...
     def fake(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor: ...
+    def features(self, role: str, z: Tensor, u: Tensor, cond: Condition) -> Tensor: ...
     def parameters(self, role: str) -> Sequence[nn.Parameter]: ...
     def backward(self, role: str, loss: Tensor) -> None: ...
     def follow(self, rate: float) -> None: ...
@@ -116,12 +118,13 @@ class Distiller:
         fake_optimizer: torch.optim.Optimizer | None,
         generator: torch.Generator,
         rungs: torch.Generator,
+        adversary: Adversary | None = None,
     ) -> None:
         if objective.dm_weight and fake_optimizer is None:
             raise ValueError("dm_weight: found a value above 0 without a fake model; give a fake optimiser or set dm_weight=0")
         self.roles, self.path, self.objective, self.plan = roles, path, objective, plan
         self.shape, self.generator, self.rungs = tuple(shape), generator, rungs
-        self.student_optimizer, self.fake_optimizer = student_optimizer, fake_optimizer
+        self.student_optimizer, self.fake_optimizer, self.adversary = student_optimizer, fake_optimizer, adversary
         self.cycle = 0
 
     # ---- Algorithm 1, generator part -------------------------------------------------------------------------------
@@ -141,6 +144,11 @@ class Distiller:
             penalty = mean_variance_loss(x, target.mean, target.variance)
             loss = loss + target.weight * penalty
             metrics["mean_variance_loss"] = penalty.detach()
+        if self.adversary is not None:
+            judged, gradient = self._realism(self.adversary, x.detach(), batch.cond)
+            # The gradient was taken under the judging role; as a linear term it joins the one student graph.
+            loss = loss + self.adversary.generator_weight * (gradient * x).sum()
+            metrics["gan_generator_loss"] = judged
         metrics["generator_grad_norm"] = self._step("student", loss, self.student_optimizer)
         self.cycle += 1
         return Update(metrics, Sample(x.detach(), u_gen, batch.cond))
@@ -183,8 +191,11 @@ class Distiller:
 
     # ---- Algorithm 1, fake part ------------------------------------------------------------------------------------
 
-    def fake_update(self, batch: Batch | None = None, sample: Sample | None = None) -> Update:
-        """One regression step of the fake model on the student's output: a given `sample`, or a fresh one for `batch`."""
+    def fake_update(self, batch: Batch | None = None, sample: Sample | None = None, reals: Reals | None = None) -> Update:
+        """One regression step of the fake model on the student's output: a given `sample`, or a fresh one for `batch`.
+
+        Where the adversary judges by the fake's features, its critic loss against `reals` joins the same step.
+        """
         if self.fake_optimizer is None:
             raise ValueError("fake_update: found no fake model; this objective was built without one")
         if sample is None:
@@ -200,10 +211,44 @@ class Distiller:
             loss = fake_loss(self.path.to_x0(output, noisy, u), sample.x)
         else:
             loss = fake_loss(output, self.path.target(sample.x, noise, u))
-        norm = self._step("fake", loss, self.fake_optimizer)
+        metrics = {"fake_loss": loss.detach()}
+        if self.adversary is not None and self.adversary.role == "fake":
+            critic = self._critic_loss(self.adversary, sample, reals)
+            loss = loss + self.adversary.critic_weight * critic
+            metrics["gan_critic_loss"] = critic.detach()
+        metrics["fake_grad_norm"] = self._step("fake", loss, self.fake_optimizer)
         if self.plan.follow:
             self.roles.follow(self.plan.follow)
-        return Update({"fake_loss": loss.detach(), "fake_grad_norm": norm}, sample)
+        return Update(metrics, sample)
+
+    # ---- the GAN terms ---------------------------------------------------------------------------------------------
+
+    def critic_update(self, sample: Sample, reals: Reals) -> Update:
+        """One step of a discriminator that has a network of its own."""
+        if self.adversary is None or self.adversary.optimizer is None:
+            raise ValueError("critic_update: found no discriminator with an optimiser of its own; give one in the adversary")
+        critic = self._critic_loss(self.adversary, sample, reals)
+        norm = self._step("discriminator", critic, self.adversary.optimizer)
+        return Update({"gan_critic_loss": critic.detach(), "gan_critic_grad_norm": norm}, sample)
+
+    def _realism(self, adversary: Adversary, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        """How real student images x (detached) look, and the gradient of that loss by x; no parameter collects any."""
+        x = x.requires_grad_()
+        u = adversary.draw(len(x), self.generator)
+        noisy = self.path.add_noise(x, u, self._noise(x))
+        loss = generator_loss(adversary.head(self.roles.features(adversary.role, noisy, u, cond)))
+        (gradient,) = torch.autograd.grad(loss, x)
+        return loss.detach(), gradient
+
+    def _critic_loss(self, adversary: Adversary, sample: Sample, reals: Reals | None) -> Tensor:
+        if reals is None:
+            raise ValueError("reals: found None; a GAN term needs real images (data or teacher samples)")
+        u = adversary.draw(len(sample.x), self.generator)
+        images = torch.cat([reals.images.to(sample.x), sample.x])
+        levels = torch.cat([u, u])
+        noisy = self.path.add_noise(images, levels, self._noise(images))
+        logits = adversary.head(self.roles.features(adversary.role, noisy, levels, concatenate([reals.cond, sample.cond])))
+        return critic_loss(*logits.split(len(u)))
 
     # ---- the student's inputs and outputs --------------------------------------------------------------------------
 
@@ -239,7 +284,8 @@ class Distiller:
     def _step(self, role: str, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         self.roles.backward(role, loss)
-        norm = nn.utils.clip_grad_norm_(self.roles.parameters(role), self.plan.clip)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self.plan.clip)
         optimizer.step()
         return norm.detach()
 

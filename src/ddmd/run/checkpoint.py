@@ -62,6 +62,18 @@ def load_tensors(path: Path) -> Tensors:
         raise InputError(str(path), f"a file that is {reason}", "resume from an older checkpoint: remove this step's folder") from error
 
 
+def save_best(checkpoints: Path, cycle: int, tensors: dict[str, Tensors], facts: dict[str, Any]) -> None:
+    """Keep the best evaluation under its own name, then drop the one it beats: at every moment one is whole."""
+    save_checkpoint(checkpoints / f"best-{cycle:06d}", tensors, facts)
+    for other in best_folders(checkpoints)[:-1]:
+        shutil.rmtree(other)
+
+
+def best_folders(checkpoints: Path) -> list[Path]:
+    """Folders of the best evaluation; more than one only after a kill, the newest last."""
+    return sorted(folder for folder in checkpoints.glob("best-*") if folder.is_dir())
+
+
 def step_folders(checkpoints: Path) -> list[Path]:
     """Complete checkpoints in order of their cycle."""
     return sorted(folder for folder in checkpoints.glob("step-*") if folder.is_dir())

@@ -67,9 +67,9 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
 
 def chosen_weights(training: Training) -> tuple[ckpt.Tensors, int]:
     """The averaged student to export: the best by validation score where the recipe asks and there is one, else the last."""
-    best = training.folder / "checkpoints" / "best"
-    if training.recipe.train.export == "best" and (best / "state.json").is_file():
-        tensors, facts = ckpt.load_checkpoint(best, ["average"])
+    best = ckpt.best_folders(training.folder / "checkpoints")
+    if training.recipe.train.export == "best" and best:
+        tensors, facts = ckpt.load_checkpoint(best[-1], ["average"])
         return tensors["average"], facts["cycle"]
     return training.average, training.cycle
 

@@ -9,8 +9,8 @@ from torch import Tensor
 SMOOTHING = 0.9
 PATIENCE = 3  # evaluations in a row below the best
 TOLERANCE = 0.02  # of the score: smaller falls are noise
-MEAN_REACH = 0.35  # of the teacher's standard deviation
-STD_LOW, STD_HIGH = 0.7, 1.4  # of the teacher's standard deviation
+MEAN_REACH = 0.35  # of the reference's standard deviation
+STD_LOW, STD_HIGH = 0.7, 1.4  # of the reference's standard deviation
 
 
 def output_statistics(x: Tensor) -> dict[str, Tensor]:
@@ -28,10 +28,11 @@ class Alarm:
 
 @dataclass
 class Health:
-    """Watches the student's outputs against the teacher's, and the score against its own best. Plain data, so it resumes."""
+    """Watches the student's outputs against a reference (the data where it is known, else the teacher's samples), and the score
+    against its own best. Plain data, so it resumes."""
 
-    teacher_mean: float
-    teacher_std: float
+    reference_mean: float
+    reference_std: float
     mean: float | None = None
     std: float | None = None
     best: float | None = None
@@ -43,22 +44,22 @@ class Health:
         """Judge the outputs of one logged cycle; each alarm is raised once until its cause has gone."""
         self.mean = mean if self.mean is None else SMOOTHING * self.mean + (1 - SMOOTHING) * mean
         self.std = std if self.std is None else SMOOTHING * self.std + (1 - SMOOTHING) * std
-        drift = abs(self.mean - self.teacher_mean) / self.teacher_std
-        ratio = self.std / self.teacher_std
+        drift = abs(self.mean - self.reference_mean) / self.reference_std
+        ratio = self.std / self.reference_std
         return [
             *self._edge(
                 "mean", drift > MEAN_REACH,
-                f"the outputs' mean {self.mean:+.3f} has left the teacher's {self.teacher_mean:+.3f}: brightness or colour drifts. "
+                f"the outputs' mean {self.mean:+.3f} has left the reference's {self.reference_mean:+.3f}: brightness or colour drifts. "
                 "Lower optim.student_lr, raise optim.fake_lr or fake.updates, or lower objective.alpha.",
             ),
             *self._edge(
                 "std_high", ratio > STD_HIGH,
-                f"the outputs' spread {self.std:.3f} is {ratio:.2f} of the teacher's {self.teacher_std:.3f}: the engine outruns its "
+                f"the outputs' spread {self.std:.3f} is {ratio:.2f} of the reference's {self.reference_std:.3f}: the engine outruns its "
                 "regulariser (over-saturation). Lower objective.alpha or optim.student_lr, or raise optim.fake_lr or objective.dm_weight.",
             ),
             *self._edge(
                 "std_low", ratio < STD_LOW,
-                f"the outputs' spread {self.std:.3f} is {ratio:.2f} of the teacher's {self.teacher_std:.3f}: images fade or blur. "
+                f"the outputs' spread {self.std:.3f} is {ratio:.2f} of the reference's {self.reference_std:.3f}: images fade or blur. "
                 "Check the sign of anything custom; raise objective.alpha or train longer.",
             ),
         ]  # fmt: skip

@@ -34,6 +34,16 @@ class MeanVarianceSection(Section):
     targets: Window | Literal["teacher", "data"] = "teacher"
 
 
+class GanSection(Section):
+    """A GAN term: `fake` judges by the fake model's features (DMD2), `teacher_init` by a copy of the teacher (section 3.2)."""
+
+    where: Literal["fake", "teacher_init"] = "fake"
+    reals: Literal["data", "teacher"] = "data"
+    generator_weight: Positive = 0.005
+    critic_weight: Positive = 0.01
+    levels: Window = [0.02, 0.98]
+
+
 class ObjectiveSection(Section):
     """Eq. 8 and what the paper leaves open about it."""
 
@@ -47,6 +57,7 @@ class ObjectiveSection(Section):
     proxy_scale: Positive = 0.5
     noise: Literal["independent", "shared"] = "independent"
     mean_variance: MeanVarianceSection | None = None
+    gan: GanSection | None = None
     split_teacher: bool = False
 
 
@@ -107,6 +118,7 @@ class TrainSection(Section):
     batch: Count = 32
     prompts: str | None = None
     prompt_count: Count = 4000
+    reals_count: Count = 512
     log_every: Count = 5
     evaluate_every: Count = 50
     evaluate_prompts: Count = 200
@@ -145,10 +157,13 @@ class Recipe(Section):
     def _possible(self) -> Recipe:
         """Build the method's own objects once, so that they refuse what cannot be."""
         _ = self.guidance, self.schedule, self.grid
-        if not (0 <= self.fake.range[0] < self.fake.range[1] <= 1):
-            raise ValueError(f"fake.range: found {self.fake.range}; two increasing levels inside [0, 1] are needed")
-        if self.objective.dm_weight == 0 and self.objective.ca_weight == 0 and self.objective.mean_variance is None:
-            raise ValueError("objective: found ca_weight, dm_weight and mean_variance all off; nothing would train the student")
+        windows = {"fake.range": self.fake.range} | ({"objective.gan.levels": self.objective.gan.levels} if self.objective.gan else {})
+        for key, window in windows.items():
+            if not (0 <= window[0] < window[1] <= 1):
+                raise ValueError(f"{key}: found {window}; two increasing levels inside [0, 1] are needed")
+        o = self.objective
+        if not (o.dm_weight or o.ca_weight or o.mean_variance or o.gan):
+            raise ValueError("objective: found ca_weight, dm_weight, mean_variance and gan all off; nothing would train the student")
         if self.suite is None and self.train.prompts is None:
             raise ValueError("train.prompts: found none and no suite to draw them from; give a text file, one prompt a line")
         if self.fake.follow and self.adapters and self.adapters.fake_rank not in (None, self.adapters.rank):

@@ -1,24 +1,26 @@
-"""From a recipe to the objects of a run: model, prompts, roles, optimisers and the distiller."""
+"""From a recipe to the objects of a run: model, prompts, real images, roles, optimisers and the distiller."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from ..errors import InputError
-from ..method.distiller import Distiller, MeanVariance, Objective, Plan
+from ..method.adversarial import Adversary, Head
+from ..method.distiller import Condition, Distiller, MeanVariance, Objective, Plan
 from ..method.objective import calibrate_mean_variance
-from ..method.student import Sampler
+from ..method.student import Sampler, uniform_grid
 from ..teachers.builtin import Suite, load_suite, model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
-from ..teachers.prompts import PromptTable, encode_all, read_prompts, select
+from ..teachers.prompts import PromptTable, RealTable, encode_all, read_prompts
 from ..teachers.roles import CopyRoles, LoraRoles, Roles
 from ..teachers.sampling import bare, sample_images
+from .checkpoint import Tensors, pack_optimizer, unpack_optimizer
 from .recipe import Recipe
 
-SHOWN = 8  # prompts in the sample grids
 CALIBRATION = 256  # images behind the mean-variance targets
 
 
@@ -30,11 +32,38 @@ class Parts:
     denoiser: Denoiser
     suite: Suite | None
     prompts: PromptTable
+    reals: RealTable | None
     roles: Roles
     distiller: Distiller
     sampler: Sampler
-    student_optimizer: torch.optim.Optimizer
-    fake_optimizer: torch.optim.Optimizer | None
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Those of the student, the fake and the discriminator, as far as they exist."""
+        adversary = self.distiller.adversary
+        found = {
+            "student": self.distiller.student_optimizer,
+            "fake": self.distiller.fake_optimizer,
+            "discriminator": adversary.optimizer if adversary else None,
+        }
+        return {role: optimizer for role, optimizer in found.items() if optimizer is not None}
+
+    def tensors(self) -> dict[str, Tensors]:
+        """Everything trained, by name, for a checkpoint."""
+        found = {role: self.roles.state_dict(role) for role in self.roles.trained}
+        found |= {f"{role}_optimizer": pack_optimizer(optimizer) for role, optimizer in self.optimizers.items()}
+        if self.distiller.adversary is not None:
+            found["head"] = self.distiller.adversary.head.state_dict()
+        return found
+
+    def load_tensors(self, saved: dict[str, Tensors]) -> None:
+        """The inverse of `tensors`. Raises KeyError or RuntimeError for those of another network."""
+        for role in self.roles.trained:
+            self.roles.load_state_dict(role, saved[role])
+        if self.distiller.adversary is not None:
+            self.distiller.adversary.head.load_state_dict(saved["head"])
+        for role, optimizer in self.optimizers.items():
+            unpack_optimizer(optimizer, saved[f"{role}_optimizer"])
 
 
 def build(recipe: Recipe, accelerator: Any) -> Parts:
@@ -46,40 +75,91 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
     train = recipe.train
     texts = read_prompts(train.prompts) if train.prompts else suite.prompts("train", train.prompt_count) if suite else []
     prompts = PromptTable(denoiser, texts, train.batch, recipe.seed, rank, device)
-    if recipe.student.source == "data" and suite is None:
-        raise InputError("student.source", "data", "real images come from a suite; use simulate, which needs prompts alone")
+    reals = _reals(recipe, denoiser, suite, texts, rank, device)
     mean_variance = _mean_variance(recipe, denoiser, suite, texts)
+    roles = _roles(recipe, denoiser)
+    roles.wrap(accelerator.prepare_model, device)
 
+    optim, o, f = recipe.optim, recipe.objective, recipe.fake
+    adversary = _adversary(recipe, denoiser, roles, prompts.at(0), device)
+    student_optimizer = _adamw(recipe, optim.student_lr, roles.parameters("student"))
+    fake_optimizer = None
+    if "fake" in roles.trained:
+        head = adversary.head if adversary and adversary.role == "fake" else None
+        fake_optimizer = _adamw(recipe, optim.fake_lr, roles.parameters("fake"), head)
+    sampler = recipe.student.sampler or denoiser.sampler
+    objective = Objective(
+        recipe.guidance,
+        recipe.schedule,
+        o.ca_weight,
+        o.dm_weight,
+        o.normalizer,
+        o.floor,
+        o.proxy_scale,
+        o.noise,
+        mean_variance,
+        o.split_teacher,
+    )
+    plan = Plan(recipe.grid, sampler, recipe.student.source, f.space, (f.range[0], f.range[1]), f.follow, optim.clip)
+    distiller = Distiller(
+        roles, denoiser.path, objective, plan, denoiser.shape, student_optimizer, fake_optimizer,
+        torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + rank), torch.Generator().manual_seed(recipe.seed), adversary,
+    )  # fmt: skip
+    return Parts(recipe, denoiser, suite, prompts, reals, roles, distiller, sampler)
+
+
+def _roles(recipe: Recipe, denoiser: Denoiser) -> Roles:
+    """The networks that the recipe trains, on copies or on adapters."""
+    gan = recipe.objective.gan
+    trained = ["student"]
+    if recipe.objective.dm_weight > 0 or (gan and gan.where == "fake"):
+        trained.append("fake")
+    if gan and gan.where == "teacher_init":
+        trained.append("discriminator")
     if recipe.optim.gradient_checkpointing:
         network: Any = denoiser.network
         network.enable_gradient_checkpointing()
-    with_fake = recipe.objective.dm_weight > 0
-    roles: Roles
-    if recipe.adapters:
-        rank_of = recipe.adapters
-        roles = LoraRoles(denoiser.network, denoiser.call, denoiser.lora_targets, rank_of.rank, rank_of.fake_rank, with_fake)
-    else:
-        roles = CopyRoles(denoiser.network, denoiser.call, with_fake)
-    roles.wrap(accelerator.prepare_model, device)
+    if recipe.adapters is None:
+        return CopyRoles(denoiser.network, denoiser.call, trained, denoiser.feature_block)
+    ranks = recipe.adapters
+    return LoraRoles(denoiser.network, denoiser.call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, trained, denoiser.feature_block)
 
+
+def _adamw(recipe: Recipe, lr: float, parameters: list[nn.Parameter], head: Head | None = None) -> torch.optim.Optimizer:
     optim = recipe.optim
-    betas = (optim.betas[0], optim.betas[1])
+    every = [*parameters, *(head.parameters() if head else ())]
+    return torch.optim.AdamW(every, lr=lr, betas=(optim.betas[0], optim.betas[1]), weight_decay=optim.weight_decay, fused=True)
 
-    def adamw(role: str, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(roles.parameters(role), lr=lr, betas=betas, weight_decay=optim.weight_decay, fused=True)
 
-    student_optimizer = adamw("student", optim.student_lr)
-    fake_optimizer = adamw("fake", optim.fake_lr) if with_fake else None
-    o, f = recipe.objective, recipe.fake
-    sampler = recipe.student.sampler or denoiser.sampler
-    distiller = Distiller(
-        roles, denoiser.path,
-        Objective(recipe.guidance, recipe.schedule, o.ca_weight, o.dm_weight, o.normalizer, o.floor, o.proxy_scale, o.noise, mean_variance, o.split_teacher),
-        Plan(recipe.grid, sampler, recipe.student.source, f.space, (f.range[0], f.range[1]), f.follow, optim.clip),
-        denoiser.shape, student_optimizer, fake_optimizer,
-        torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + rank), torch.Generator().manual_seed(recipe.seed),
-    )  # fmt: skip
-    return Parts(recipe, denoiser, suite, prompts, roles, distiller, sampler, student_optimizer, fake_optimizer)
+def _adversary(recipe: Recipe, denoiser: Denoiser, roles: Roles, cond: Condition, device: torch.device) -> Adversary | None:
+    """The GAN term's head, as wide as the features it judges."""
+    gan = recipe.objective.gan
+    if gan is None:
+        return None
+    role: Literal["fake", "discriminator"] = "fake" if gan.where == "fake" else "discriminator"
+    size = len(next(iter(cond.values())))
+    with torch.no_grad():
+        z = torch.zeros((size, *denoiser.shape), device=device)
+        features = roles.features(role, z, z.new_ones(size, dtype=torch.float64), cond)
+    head = Head(features.shape[1] if features.ndim == 4 else features.shape[-1]).to(device)
+    optimizer = _adamw(recipe, recipe.optim.fake_lr, roles.parameters(role), head) if role == "discriminator" else None
+    return Adversary(role, head, gan.generator_weight, gan.critic_weight, (gan.levels[0], gan.levels[1]), optimizer)
+
+
+def _reals(recipe: Recipe, denoiser: Denoiser, suite: Suite | None, texts: list[str], rank: int, device: torch.device) -> RealTable | None:
+    """Real images with their conditions, where the recipe needs any: the suite's data, or the teacher's guided samples."""
+    gan, from_data = recipe.objective.gan, recipe.student.source == "data"
+    if gan is None and not from_data:
+        return None
+    if from_data or (gan and gan.reals == "data"):
+        if suite is None:
+            key = "student.source" if from_data else "objective.gan.reals"
+            raise InputError(key, "data without a suite", "use simulate and gan.reals=teacher, which need prompts alone")
+        images, captions = suite.pairs(recipe.train.reals_count)
+    else:
+        captions = texts[: recipe.train.reals_count]
+        images = _teacher_samples(recipe, denoiser, captions)
+    return RealTable(images, encode_all(denoiser, captions), recipe.train.batch, recipe.seed, rank, device)
 
 
 def _mean_variance(recipe: Recipe, denoiser: Denoiser, suite: Suite | None, texts: list[str]) -> MeanVariance | None:
@@ -92,10 +172,13 @@ def _mean_variance(recipe: Recipe, denoiser: Denoiser, suite: Suite | None, text
     if section.targets == "data":
         if suite is None:
             raise InputError("objective.mean_variance.targets", "data without a suite", "use teacher, or give [mean, variance]")
-        images = suite.images(CALIBRATION)
+        images, _ = suite.pairs(CALIBRATION)
     else:
-        cond = select(encode_all(denoiser, texts[:CALIBRATION]), slice(0, CALIBRATION))
-        settings = [1 - k / recipe.report.teacher_steps for k in range(recipe.report.teacher_steps)]
-        images = sample_images(denoiser, bare(denoiser), cond, settings, "ode", recipe.objective.alpha, recipe.seed)
+        images = _teacher_samples(recipe, denoiser, texts[:CALIBRATION])
     mean, variance = calibrate_mean_variance(images)
     return MeanVariance(section.weight, mean, variance)
+
+
+def _teacher_samples(recipe: Recipe, denoiser: Denoiser, prompts: list[str]) -> Tensor:
+    grid, alpha = uniform_grid(recipe.report.teacher_steps), recipe.objective.alpha
+    return sample_images(denoiser, bare(denoiser), encode_all(denoiser, prompts), grid, "ode", alpha, recipe.seed)

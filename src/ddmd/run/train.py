@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import write_atomic
+from ..method.adversarial import Reals
 from ..method.distiller import Batch, Sample
 from ..teachers.prompts import encode_all
 from ..teachers.sampling import Network, sample_images
@@ -24,7 +25,9 @@ from .health import Health, output_statistics
 from .pictures import comparison, png_bytes
 from .recipe import Recipe
 from .results import Setting, teacher_settings
-from .setup import SHOWN, Parts, build
+from .setup import Parts, build
+
+SHOWN = 8  # prompts in the sample grids
 
 
 class Observer(Protocol):
@@ -49,8 +52,9 @@ class Training:
     def __init__(self, recipe: Recipe, folder: Path, observer: Observer, resume: bool = False) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
-        # On a shared base every backward pass leaves the other adapter unused.
-        handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if recipe.adapters else []
+        # On a shared base a backward pass leaves the other adapter unused; a feature's leaves all behind its block.
+        partial = recipe.adapters is not None or recipe.objective.gan is not None
+        handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if partial else []
         self.accelerator = Accelerator(kwargs_handlers=handlers)
         self.recipe, self.folder, self.observer = recipe, folder, observer
         self.lead = self.accelerator.is_main_process
@@ -106,32 +110,42 @@ class Training:
             decay = min(self.recipe.optim.ema, (1 + self.cycle) / (10 + self.cycle))
             own = self.parts.roles.named_parameters("student")
             torch._foreach_lerp_([self.average[name] for name in own], [p.detach() for p in own.values()], 1 - decay)
-        if self.parts.fake_optimizer is not None:
-            known: Sample | None = update.sample if fake.turn == "joint" else None
-            for _ in range(fake.updates):
-                learned = distiller.fake_update(None if known else self._batch(), known)
-                known = learned.sample if fake.reuse_rollout else None
+        known: Sample | None = update.sample if fake.turn == "joint" else None
+        for _ in range(fake.updates if "fake" in self.parts.roles.trained else 0):
+            learned = distiller.fake_update(None if known else self._batch(), known, self._reals())
+            known = learned.sample if fake.reuse_rollout else None
             metrics |= learned.metrics
+        if "discriminator" in self.parts.roles.trained:
+            reals = self._reals()
+            assert reals is not None  # setup gives every GAN its real images
+            metrics |= distiller.critic_update(update.sample, reals).metrics
         self.cycle += 1
         return metrics
 
     def _batch(self) -> Batch:
-        """The next prompts; images only where the student starts from data."""
-        cond, images = self.parts.prompts.at(self.position), None
-        if self.recipe.student.source == "data" and self.parts.suite is not None:
-            images = self.parts.suite.images(self.recipe.train.batch)
+        """The next prompts; where the student starts from data, the next real images with their own prompts."""
+        uncond = self.parts.prompts.uncond
+        if self.recipe.student.source == "data" and (reals := self._reals()) is not None:
+            return Batch(reals.cond, uncond, reals.images)
         self.position += 1
-        return Batch(cond, self.parts.prompts.uncond, images)
+        return Batch(self.parts.prompts.at(self.position - 1), uncond)
+
+    def _reals(self) -> Reals | None:
+        """The next real images, where the recipe uses any."""
+        if self.parts.reals is None:
+            return None
+        self.position += 1
+        return self.parts.reals.at(self.position - 1)
 
     def _set_learning_rates(self) -> None:
-        """Linear warm-up, plateau, linear decay over the last share, alike for both optimisers."""
+        """Linear warm-up, plateau, linear decay over the last share, alike for all optimisers."""
         optim, total = self.recipe.optim, self.recipe.train.cycles
         rising = (self.cycle + 1) / optim.warmup if optim.warmup else 1.0
         falling = (total - self.cycle) / (optim.decay * total) if optim.decay else 1.0
         factor = min(1.0, rising, falling)
-        for optimizer, lr in ((self.parts.student_optimizer, optim.student_lr), (self.parts.fake_optimizer, optim.fake_lr)):
-            for group in optimizer.param_groups if optimizer else ():
-                group["lr"] = lr * factor
+        for role, optimizer in self.parts.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = factor * (optim.student_lr if role == "student" else optim.fake_lr)
 
     # ---- logs, alarms, evaluations ---------------------------------------------------------------------------------
 
@@ -179,7 +193,7 @@ class Training:
         )
         best, alarms = self.health.judge(self.cycle, scores["overall"])
         if best:
-            ckpt.save_checkpoint(self.folder / "checkpoints" / "best", {"average": self.average}, {"cycle": self.cycle, **numbers})
+            ckpt.save_best(self.folder / "checkpoints", self.cycle, {"average": self.average}, {"cycle": self.cycle, **numbers})
         for alarm in alarms:
             self._alarm(alarm.message)
 
@@ -230,14 +244,7 @@ class Training:
             self.accelerator, {k: v.tolist() if isinstance(v, Tensor) else v for k, v in self.parts.distiller.state_dict().items()}
         )
         if self.lead:
-            parts = self.parts
-            tensors = {
-                "student": parts.roles.state_dict("student"),
-                "average": self.average,
-                "student_optimizer": ckpt.pack_optimizer(parts.student_optimizer),
-            }
-            if parts.fake_optimizer is not None:
-                tensors |= {"fake": parts.roles.state_dict("fake"), "fake_optimizer": ckpt.pack_optimizer(parts.fake_optimizer)}
+            tensors = {**self.parts.tensors(), "average": self.average}
             facts = {
                 "cycle": self.cycle, "position": self.position, "seconds": self.seconds, "alarms": self.alarms,
                 "health": self.health.state_dict(), "distillers": states,
@@ -251,20 +258,15 @@ class Training:
         folders = ckpt.step_folders(self.folder / "checkpoints")
         if not folders:
             return  # killed before its first checkpoint: begin again
-        names = ["student", "average", "student_optimizer"] + (["fake", "fake_optimizer"] if self.parts.fake_optimizer else [])
-        tensors, facts = ckpt.load_checkpoint(folders[-1], names)
         parts = self.parts
+        tensors, facts = ckpt.load_checkpoint(folders[-1], ["average", *parts.tensors()])
         try:
-            parts.roles.load_state_dict("student", tensors["student"])
-            if parts.fake_optimizer is not None:
-                parts.roles.load_state_dict("fake", tensors["fake"])
+            parts.load_tensors(tensors)
         except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
             raise InputError(
-                str(folders[-1]), f"a checkpoint of another network ({error})", "resume with the recipe it was made by"
+                str(folders[-1]), f"a checkpoint of another network ({reason})", "resume with the recipe it was made by"
             ) from error
-        ckpt.unpack_optimizer(parts.student_optimizer, tensors["student_optimizer"])
-        if parts.fake_optimizer is not None:
-            ckpt.unpack_optimizer(parts.fake_optimizer, tensors["fake_optimizer"])
         self.average = {name: value.to(self.accelerator.device) for name, value in tensors["average"].items()}
         if len(facts["distillers"]) != self.accelerator.num_processes:
             raise InputError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..method.adversarial import Reals
 from ..method.distiller import Condition, concatenate
 from .denoisers.base import Denoiser
 
@@ -53,8 +54,14 @@ def encode_all(denoiser: Denoiser, prompts: Sequence[str]) -> Condition:
     return concatenate([to_device(part, torch.device("cpu")) for part in parts])
 
 
+def rows_at(position: int, total: int, batch: int, seed: int, rank: int) -> Tensor:
+    """The rows of the batch at a position: a function of its arguments alone, so that resuming needs no memory."""
+    generator = torch.Generator().manual_seed(((seed * 1_000 + rank) << 32) + position)
+    return torch.randint(total, (batch,), generator=generator)
+
+
 class PromptTable:
-    """Training prompts encoded once, and the unconditional; batch k is a function of seed, rank and k alone."""
+    """Training prompts encoded once, and the unconditional."""
 
     def __init__(self, denoiser: Denoiser, prompts: Sequence[str], batch: int, seed: int, rank: int, device: torch.device) -> None:
         self.prompts, self.batch, self.seed, self.rank, self.device = list(prompts), batch, seed, rank, device
@@ -63,6 +70,17 @@ class PromptTable:
 
     def at(self, position: int) -> Condition:
         """The conditions of the batch at a position."""
-        generator = torch.Generator().manual_seed(((self.seed * 1_000 + self.rank) << 32) + position)
-        rows = torch.randint(len(self.prompts), (self.batch,), generator=generator)
+        rows = rows_at(position, len(self.prompts), self.batch, self.seed, self.rank)
         return to_device(select(self.encoded, rows), self.device)
+
+
+class RealTable:
+    """Real images with the conditions that belong to them."""
+
+    def __init__(self, images: Tensor, encoded: Condition, batch: int, seed: int, rank: int, device: torch.device) -> None:
+        self.images, self.encoded, self.batch, self.seed, self.rank, self.device = images, encoded, batch, seed, rank, device
+
+    def at(self, position: int) -> Reals:
+        """The pairs of the batch at a position."""
+        rows = rows_at(position, len(self.images), self.batch, self.seed, self.rank)
+        return Reals(self.images[rows].to(self.device), to_device(select(self.encoded, rows), self.device))

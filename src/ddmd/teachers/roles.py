@@ -19,7 +19,7 @@ from ..method.distiller import Condition
 
 Call = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
 """How a family calls its network: (network, z, u, cond) -> native output."""
-TRAINED = ("student", "fake")
+STUDENT_ONLY, STUDENT_AND_FAKE = ("student",), ("student", "fake")
 
 
 class RoleError(RuntimeError):
@@ -29,8 +29,8 @@ class RoleError(RuntimeError):
 class Roles(ABC):
     """What the method needs of the networks; see `ddmd.method.distiller.Roles`."""
 
-    def __init__(self, call: Call, with_fake: bool) -> None:
-        self.call, self.with_fake = call, with_fake
+    def __init__(self, call: Call, trained: Sequence[str], feature_block: str) -> None:
+        self.call, self.trained, self.feature_block = call, tuple(trained), feature_block
 
     @abstractmethod
     def network(self, role: str) -> nn.Module:
@@ -61,9 +61,20 @@ class Roles(ABC):
         return self._guarded("student", self.call(self.network("student"), z, u, cond))
 
     def fake(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
-        if not self.with_fake:
-            raise RoleError("fake: these roles were built without a fake model; build them with with_fake=True")
+        if "fake" not in self.trained:
+            raise RoleError("fake: these roles were built without a fake model; name it in `trained`")
         return self._guarded("fake", self.call(self.network("fake"), z, u, cond))
+
+    def features(self, role: str, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        """What the family's feature block makes of z in a role: maps (B, C, H, W) or tokens (B, L, C)."""
+        caught: list[Tensor] = []
+        block = self.plain(role).get_submodule(self.feature_block)
+        hook = block.register_forward_hook(lambda module, inputs, output: caught.append(output[0] if isinstance(output, tuple) else output))
+        try:
+            self.call(self.network(role), z, u, cond)
+        finally:
+            hook.remove()
+        return self._guarded(role, caught[0])
 
     def backward(self, role: str, loss: Tensor) -> None:
         """Differentiate a loss of one role, with that role active."""
@@ -104,11 +115,10 @@ class Roles(ABC):
 
 
 class CopyRoles(Roles):
-    """Three full copies (two without a fake model)."""
+    """Full copies: the teacher's own network and one more for each trained role."""
 
-    def __init__(self, network: nn.Module, call: Call, with_fake: bool = True) -> None:
-        super().__init__(call, with_fake)
-        trained = TRAINED if with_fake else TRAINED[:1]
+    def __init__(self, network: nn.Module, call: Call, trained: Sequence[str] = STUDENT_AND_FAKE, feature_block: str = "") -> None:
+        super().__init__(call, trained, feature_block)
         self.networks = {"teacher": network.requires_grad_(False).eval()}
         for role in trained:
             self.networks[role] = copy.deepcopy(network).requires_grad_(True).eval()
@@ -135,14 +145,21 @@ class LoraRoles(Roles):
     """One frozen base; `student` and `fake` are LoRA adapters on it and the teacher is the base with both off."""
 
     def __init__(
-        self, network: nn.Module, call: Call, targets: Sequence[str], rank: int = 16, fake_rank: int | None = None, with_fake: bool = True
+        self,
+        network: nn.Module,
+        call: Call,
+        targets: Sequence[str],
+        rank: int = 16,
+        fake_rank: int | None = None,
+        trained: Sequence[str] = STUDENT_AND_FAKE,
+        feature_block: str = "",
     ) -> None:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        super().__init__(call, with_fake)
+        super().__init__(call, trained, feature_block)
         self.base = network.requires_grad_(False).eval()
-        ranks = {"student": rank, "fake": fake_rank or rank} if with_fake else {"student": rank}
+        ranks = {role: rank if role == "student" else fake_rank or rank for role in trained}
         if min(ranks.values()) < 1:
             raise ValueError(f"rank: found {ranks}; LoRA ranks must be at least 1")
         for role, r in ranks.items():

@@ -24,6 +24,7 @@ class Denoiser(ABC):
 
     family: ClassVar[str]
     component: ClassVar[str]  # the network's name in the pipeline
+    feature_block: ClassVar[str]  # the block by whose features a discriminator judges
     lora_targets: ClassVar[tuple[str, ...]]
     sampler: ClassVar[Sampler]  # the few-step sampler that the family's students use by default
 

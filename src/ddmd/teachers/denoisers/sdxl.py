@@ -25,6 +25,7 @@ class SDXL(Denoiser):
 
     family = "sdxl"
     component = "unet"
+    feature_block = "mid_block"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     sampler: ClassVar[Sampler] = "sde"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....errors import InputError
 from .render import render
-from .scenes import SPLITS, PromptSet, random_scenes
+from .scenes import SPLITS, PromptSet, caption, random_scenes, random_statements
 from .score import Moments, feature_moments, pixel_statistics, reference_images, score_images
 from .verifier import load_verifier
 
@@ -45,7 +45,9 @@ class ShapesSuite:
     def _reference(self) -> Moments:
         return feature_moments(reference_images(), self.verifier)
 
-    def images(self, n: int) -> Tensor:
-        """Fresh renders: the data of this world."""
+    def pairs(self, n: int) -> tuple[Tensor, list[str]]:
+        """The data of this world: fresh renders and captions that are true of them."""
         generator = torch.Generator().manual_seed(30_000)
-        return render(random_scenes(n, generator), generator)
+        scenes = random_scenes(n, generator)
+        said = random_statements(scenes, omit=0.15, wrong=0.0, generator=generator)
+        return render(scenes, generator), [caption(row) for row in said.tolist()]

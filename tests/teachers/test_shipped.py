@@ -1,0 +1,44 @@
+"""The weights in the package: what they weigh, what they can do, and that their published scores are theirs."""
+
+import json
+
+import pytest
+
+from ddmd.method.student import uniform_grid
+from ddmd.run.finish import shipped_scores
+from ddmd.run.results import weights_hash
+from ddmd.teachers.builtin import WEIGHTS, load_suite, model_folder
+from ddmd.teachers.denoisers import load_denoiser
+from ddmd.teachers.prompts import encode_all
+from ddmd.teachers.sampling import bare, sample_images
+
+SHAPES = WEIGHTS / "shapes"
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return load_denoiser(model_folder("shapes"))
+
+
+def test_the_package_stays_small():
+    assert sum(f.stat().st_size for f in SHAPES.rglob("*") if f.is_file()) < 25 * 2**20
+
+
+def test_published_scores_belong_to_these_weights():
+    results = json.loads((SHAPES / "results.json").read_text())
+    assert results["weights"] == weights_hash(model_folder("shapes"))
+    scores = shipped_scores("shapes", 1000)
+    assert set(scores) == {"teacher", "teacher-no-cfg", "teacher-few-step"}
+    assert shipped_scores("shapes", 999) == {}
+    assert scores["teacher"]["overall"] > scores["teacher-no-cfg"]["overall"] + 0.1
+
+
+def test_the_teacher_draws_what_is_asked_and_guidance_matters(teacher):
+    """A small sample of what the model card measures on 1,000 prompts."""
+    suite = load_suite("shapes")
+    prompts = suite.prompts("validation", 48)
+    cond = encode_all(teacher, prompts)
+    guided = suite.score(sample_images(teacher, bare(teacher), cond, uniform_grid(20), "ode", 4.0, seed=0), prompts)
+    plain = suite.score(sample_images(teacher, bare(teacher), cond, uniform_grid(20), "ode", 1.0, seed=0), prompts)
+    assert guided["overall"] > 0.8
+    assert plain["overall"] < guided["overall"] - 0.05
