@@ -168,6 +168,7 @@ def builtin_train(
     name: Annotated[str, typer.Argument(help="shapes (the teacher) or shapes-verifier.")],
     out: Out = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; the shipped weights' number when not given.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Begin with the weights of this pipeline folder.")] = None,
     seed: Seed = 0,
     threads: Threads = None,
 ) -> None:
@@ -180,7 +181,7 @@ def builtin_train(
         raise InputError("builtin train", repr(name), f"use one of {', '.join(makers)}")
     folder = out or Path("runs") / f"builtin-{name}"
     with _Screen() as screen:
-        made = makers[name](folder, steps, seed, lambda done, total, loss: screen.count(f"{name}, loss {loss:.4f}", done, total))
+        made = makers[name](folder, steps, seed, start, lambda done, total, loss: screen.count(f"{name}, loss {loss:.4f}", done, total))
     print(made)
 
 

@@ -160,6 +160,17 @@ def test_training_resumes_exactly_and_learns(tmp_path, untrained):
     assert (tmp_path / "a" / "pipeline" / "model_index.json").is_file()
 
 
+def test_a_training_can_begin_from_trained_weights(tmp_path):
+    recipe = TeacherRecipe(steps=1, batch=2)
+    train_teacher(tmp_path / "a", recipe, torch.device("cpu"), lambda step, loss: None)
+    again = TeacherTraining(TeacherRecipe(seed=5), torch.device("cpu"))
+    again.warm_start(tmp_path / "a" / "pipeline")
+    state = torch.load(tmp_path / "a" / "state.pt", weights_only=True)
+    assert all(torch.equal(p, state["average"][name]) for name, p in again.networks.named_parameters())
+    with pytest.raises(InputError, match="unet"):
+        again.warm_start(tmp_path)
+
+
 def test_the_learning_rate_rises_holds_and_falls():
     recipe = TeacherRecipe(steps=100, warmup=10, decay=0.5, lr=1.0)
     assert [learning_rate(recipe, s) for s in (0, 9, 40, 75, 99)] == pytest.approx([0.1, 1.0, 1.0, 0.5, 0.02])

@@ -70,7 +70,14 @@ def _picture(path: Path) -> str:
 
 
 def _curve(name: str, keys: Sequence[str], metrics: Sequence[dict[str, Any]]) -> str:
-    """A small line chart as SVG; nothing when the run has no such numbers."""
+    """A chart with its caption; nothing when the run has no such numbers."""
+    svg = curve_svg(name, keys, metrics)
+    legend = ", ".join(f'<span style="color:{colour}">{key}</span>' for key, colour in zip(keys, COLOURS, strict=False))
+    return f"<figure>{svg}<figcaption>{html.escape(name)} ({legend})</figcaption></figure>" if svg else ""
+
+
+def curve_svg(name: str, keys: Sequence[str], metrics: Sequence[dict[str, Any]]) -> str:
+    """Lines of metrics over "cycle" as SVG; empty when there are fewer than two points."""
     series = [(key, [(row["cycle"], row[key]) for row in metrics if row.get(key) is not None]) for key in keys]
     series = [(key, points) for key, points in series if len(points) > 1]
     if not series:
@@ -85,13 +92,11 @@ def _curve(name: str, keys: Sequence[str], metrics: Sequence[dict[str, Any]]) ->
             for x, y in points
         )
         lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"><title>{key}</title></polyline>')
-    legend = ", ".join(f'<span style="color:{colour}">{key}</span>' for (key, _), colour in zip(series, COLOURS, strict=False))
     marks = (
         f'<text x="2" y="14">{high_y:.3g}</text><text x="2" y="{HEIGHT - 20}">{low_y:.3g}</text>'
         f'<text x="{PAD}" y="{HEIGHT - 3}">{low_x}</text><text x="{WIDTH - 34}" y="{HEIGHT - 3}">{high_x}</text>'
     )
     return (
-        f'<figure><svg width="{WIDTH}" height="{HEIGHT}" font-size="10" role="img" aria-label="{html.escape(name)}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-size="10" role="img" aria-label="{html.escape(name)}">'
         f'<rect x="{PAD}" y="6" width="{WIDTH - PAD - 2}" height="{HEIGHT - 22}" fill="#f6f8fa"/>{marks}{"".join(lines)}</svg>'
-        f"<figcaption>{html.escape(name)} ({legend})</figcaption></figure>"
     )

@@ -22,7 +22,7 @@ from .scenes import caption, random_scenes, random_statements
 class TeacherRecipe:
     """How the shipped teacher was trained. `wrong` blurs the conditional law: without guidance, some words are not obeyed."""
 
-    steps: int = 6000
+    steps: int = 4900
     batch: int = 64
     lr: float = 1.5e-3
     warmup: int = 100
@@ -113,6 +113,22 @@ class TeacherTraining:
             for name, parameter in self.networks.named_parameters():
                 parameter.copy_(values[name])
 
+    def warm_start(self, folder: Path) -> None:
+        """Begin from a trained pipeline's weights (its averages) instead of from noise."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        files = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder_2": "model.safetensors"}
+        for name, file in files.items():
+            path = folder / name / file
+            try:
+                self.networks[name].load_state_dict(load_file(path))
+            except (OSError, RuntimeError, SafetensorError) as error:
+                raise InputError(
+                    str(path), f"no weights of this architecture ({type(error).__name__})", "give a shapes pipeline"
+                ) from error
+        self.average = {name: p.detach().clone() for name, p in self.networks.named_parameters()}
+
     def save(self, path: Path) -> None:
         """Everything a resumed run needs, in one file."""
         state = {
@@ -137,14 +153,24 @@ class TeacherTraining:
 
 
 def train_teacher(
-    folder: Path, recipe: TeacherRecipe, device: torch.device, report: Callable[[int, float], None], save_every: int = 250
+    folder: Path,
+    recipe: TeacherRecipe,
+    device: torch.device,
+    report: Callable[[int, float], None],
+    save_every: int = 250,
+    start: Path | None = None,
 ) -> Path:
-    """Train to the recipe's last step, going on from `folder` when it holds a state; returns the pipeline's folder."""
+    """Train to the recipe's last step; returns the pipeline's folder.
+
+    Goes on from `folder` when it holds a state, else begins with the weights of the pipeline `start` when one is given.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     training = TeacherTraining(recipe, device)
     state = folder / "state.pt"
     if state.exists():
         training.load(state)
+    elif start is not None:
+        training.warm_start(start)
     recent = 0.0
     while training.position < recipe.steps:
         loss = training.step()

@@ -1,0 +1,20 @@
+"""Draw a teacher's training curve: python benchmarks/teacher_curve.py PIPELINE OUT.svg"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from ddmd.run.report import curve_svg
+
+
+def main() -> None:
+    pipeline, out = map(Path, sys.argv[1:3])
+    facts = json.loads((pipeline / "training.json").read_text())
+    rows = [{"cycle": row["step"], "loss": row["loss"]} for row in facts["curve"]]
+    out.write_text(curve_svg("training loss (v-prediction) by step", ("loss",), rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
