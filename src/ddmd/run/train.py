@@ -91,10 +91,10 @@ class Training:
                     self._evaluate(log)
                 if self.cycle % train.checkpoint_every == 0 or self.cycle == train.cycles:
                     self._save(metrics)
-                if self._stopping(log):
+                if self._any(self._stop):
                     self._save(metrics)
                     raise Interrupted
-                if recipe.train.stop_on_alarm and self.alarms:
+                if recipe.train.stop_on_alarm and self._any(bool(self.alarms)):
                     self._save(metrics)
                     self.observer.say("stopped on the alarm above (train.stop_on_alarm)")
                     break
@@ -159,9 +159,9 @@ class Training:
         self.observer.cycle(self.cycle, {**values, "seconds_per_cycle": rate})
 
     def _check_finite(self, values: dict[str, float]) -> None:
-        for name in ("generator_loss", "fake_loss", "generator_grad_norm", "fake_grad_norm"):
-            if name in values and not math.isfinite(values[name]):
-                raise NonFiniteLoss(f"{name} is {values[name]} at cycle {self.cycle}")
+        for name, value in values.items():
+            if name.endswith(("_loss", "_norm")) and not math.isfinite(value):
+                raise NonFiniteLoss(f"{name} is {value} at cycle {self.cycle}")
 
     def _alarm(self, message: str) -> None:
         text = f"cycle {self.cycle}: {message}"
@@ -203,11 +203,11 @@ class Training:
         return Setting(self.recipe.grid, self.parts.sampler, 1.0)
 
     @contextmanager
-    def averaged(self, weights: dict[str, Tensor] | None = None) -> Iterator[Network]:
-        """The student with averaged (or given) weights for the time of the block."""
+    def averaged(self) -> Iterator[Network]:
+        """The student with its averaged weights for the time of the block."""
         roles = self.parts.roles
         own = {name: value.clone() for name, value in roles.state_dict("student").items()}
-        roles.load_state_dict("student", weights or self.average)
+        roles.load_state_dict("student", self.average)
         try:
             with torch.no_grad():
                 yield lambda z, u, cond: roles.call(roles.plain("student"), z, u, cond)
@@ -293,8 +293,9 @@ class Training:
             for number, handler in kept.items():
                 signal.signal(number, handler)
 
-    def _stopping(self, log: Logs) -> bool:
-        return any(_gather(self.accelerator, self._stop)) if self.accelerator.num_processes > 1 else self._stop
+    def _any(self, mine: bool) -> bool:
+        """Whether any process says so; all must leave the loop together."""
+        return any(_gather(self.accelerator, mine))
 
     @contextmanager
     def _logs(self) -> Iterator[Logs]:
