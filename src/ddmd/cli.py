@@ -88,7 +88,7 @@ def sample(
     model: Annotated[str, typer.Argument(help="A run's folder, a pipeline's folder, or an embedded teacher's name.")],
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; repeat for several. Empty is the unconditional.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; a student's own, or 50.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=1, help="Guidance scale alpha; 1 for a student, 4 for a teacher.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=1, help="Guidance scale alpha; 1 for a student, 3 for a teacher.")] = None,
     seed: Seed = 0,
     out: Out = None,
     beside: Annotated[
@@ -121,7 +121,7 @@ def evaluate(
     prompts: Annotated[int, typer.Option(min=2, help="Number of report prompts.")] = 1000,
     teacher_steps: Annotated[int, typer.Option(min=1, help="A teacher's many steps.")] = 50,
     few_steps: Annotated[int, typer.Option(min=1, help="A teacher's few steps.")] = 4,
-    guidance: Annotated[float, typer.Option(min=1, help="A teacher's guidance scale.")] = 4.0,
+    guidance: Annotated[float, typer.Option(min=1, help="A teacher's guidance scale.")] = 3.0,
     seed: Seed = 0,
     threads: Threads = None,
 ) -> None:

@@ -16,7 +16,7 @@ from ..teachers.denoisers import load_denoiser
 from ..teachers.sampling import bare, sample_images
 from .evaluate import resolve, student_setting
 
-TEACHER_STEPS, TEACHER_GUIDANCE = 50, 4.0
+TEACHER_STEPS, TEACHER_GUIDANCE = 50, 3.0
 
 
 def draw(
