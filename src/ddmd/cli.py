@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,8 @@ app.add_typer(builtin, name="builtin")
 Out = Annotated[Path | None, typer.Option("--out", help="Folder (or file) to write to.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; all cores when not given.")]
+
+QUIET_SECONDS = 20  # between progress lines in a log
 
 
 def main() -> None:
@@ -251,6 +254,7 @@ class _Screen:
         )
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.task: Any = None
+        self.spoke = self.began = time.monotonic()
 
     def __enter__(self) -> _Screen:
         self.progress.start()
@@ -267,12 +271,21 @@ class _Screen:
 
     def cycle(self, position: int, metrics: dict[str, float]) -> None:
         rate = f"{metrics['seconds_per_cycle']:.2f} s/cycle"
-        self.progress.update(self.task, completed=position, description=f"distilling, {rate}, fake loss {metrics.get('fake_loss', 0):.4f}")
+        self._show(f"distilling, {rate}, fake loss {metrics.get('fake_loss', 0):.4f}", position)
 
     def count(self, what: str, done: int, total: int) -> None:
         if self.task is None or self.progress.tasks[-1].total != total:
             self.task = self.progress.add_task(what, total=total)
+            self.began = time.monotonic()
+        self._show(what, done)
+
+    def _show(self, what: str, done: int) -> None:
+        """Move the bar; where there is no terminal to draw on, a line now and then."""
         self.progress.update(self.task, completed=done, description=what)
+        now, total = time.monotonic(), self.progress.tasks[-1].total or done
+        if not self.console.is_terminal and now - self.spoke > QUIET_SECONDS:
+            self.spoke = now
+            self.say(f"{what}: {done} of {total:.0f}, {now - self.began:.0f} s")
 
     def say(self, text: str) -> None:
         self.progress.print(text) if self.console.is_terminal else self.console.print(text)
