@@ -253,4 +253,4 @@ def test_a_lora_student_is_exported_merged(untrained, tmp_path):
 
 def test_the_saved_recipe_is_plain_yaml(untrained, tmp_path):
     Training(recipe(untrained, 1), tmp_path / "run", Silent())
-    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["objective"]["alpha"] == 3.0
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["objective"]["alpha"] == 2.5

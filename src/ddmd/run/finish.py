@@ -44,7 +44,7 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
             )
 
         shipped = shipped_scores(recipe.model, recipe.report.prompts)
-        for name, setting in teacher_settings(recipe.report.teacher_steps, len(recipe.grid), recipe.objective.alpha).items():
+        for name, setting in teacher_settings(recipe.report.teacher_steps, len(recipe.grid), recipe.teacher_guidance).items():
             known = shipped.get(name, {})
             if known.get("steps") == setting.steps and known.get("guidance") == setting.guidance:
                 scores[name] = {**known, "source": "shipped with the teacher; `ddmd evaluate` measures it again"}

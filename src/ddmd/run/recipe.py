@@ -129,10 +129,11 @@ class TrainSection(Section):
 
 
 class ReportSection(Section):
-    """What the closing evaluation measures; `student_steps` may add the same student at other step counts."""
+    """What the closing evaluation measures; `teacher_guidance` null is the objective's alpha."""
 
     prompts: Count = 1000
     teacher_steps: Count = 50
+    teacher_guidance: Annotated[float, Field(ge=1)] | None = None
     student_steps: list[Count] = []
 
 
@@ -187,6 +188,11 @@ class Recipe(Section):
     def grid(self) -> tuple[float, ...]:
         """The student's levels."""
         return check_grid(self.student.grid) if self.student.grid is not None else uniform_grid(self.student.steps)
+
+    @property
+    def teacher_guidance(self) -> float:
+        """The guidance scale of the teacher that the student is measured against."""
+        return self.report.teacher_guidance or self.objective.alpha
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""

@@ -180,5 +180,5 @@ def _mean_variance(recipe: Recipe, denoiser: Denoiser, suite: Suite | None, text
 
 
 def _teacher_samples(recipe: Recipe, denoiser: Denoiser, prompts: list[str]) -> Tensor:
-    grid, alpha = uniform_grid(recipe.report.teacher_steps), recipe.objective.alpha
+    grid, alpha = uniform_grid(recipe.report.teacher_steps), recipe.teacher_guidance
     return sample_images(denoiser, bare(denoiser), encode_all(denoiser, prompts), grid, "ode", alpha, recipe.seed)

@@ -222,7 +222,7 @@ class Training:
         self.validation = encode_all(parts.denoiser, self.validation_prompts) if suite else {}
         self.shown_prompts = (self.validation_prompts or parts.prompts.prompts)[:SHOWN]
         self.shown = encode_all(parts.denoiser, self.shown_prompts)
-        settings = teacher_settings(recipe.report.teacher_steps, len(recipe.grid), recipe.objective.alpha)
+        settings = teacher_settings(recipe.report.teacher_steps, len(recipe.grid), recipe.teacher_guidance)
         self.teacher_images = {
             f"{name.removesuffix('-few-step')} {s.steps}": sample_images(
                 parts.denoiser, parts.roles.teacher, self.shown, s.grid, s.sampler, s.guidance, recipe.seed
