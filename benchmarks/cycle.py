@@ -67,7 +67,7 @@ def main() -> None:
     def cycle():
         batch = Batch(parts.prompts.at(0), parts.prompts.uncond)
         sample = parts.distiller.generator_update(batch).sample
-        if parts.fake_optimizer is not None:
+        if "fake" in parts.roles.trained:
             for _ in range(recipe.fake.updates):
                 parts.distiller.fake_update(sample=sample)
 
