@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json
+from ..method.student import uniform_grid
 from ..teachers.builtin import BUILTIN, WEIGHTS, model_folder
 from ..teachers.prompts import encode_all
 from ..teachers.sampling import bare
@@ -54,7 +55,7 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
                 scores[name] = row(name, setting, parts.roles.teacher)
         scores["student"] = row("student", training.student_setting, student)
         for steps in recipe.report.student_steps:
-            other = Setting(tuple(1 - k / steps for k in range(steps)), parts.sampler, 1.0)
+            other = Setting(uniform_grid(steps), parts.sampler, 1.0)
             scores[f"student-{steps}"] = row(f"student-{steps}", other, student)
         note += " Teacher scores were measured when its weights were made, on the same prompts." if shipped else ""
     results = results_object(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import InputError
 from ..method.guidance import GuidanceScale
-from ..method.renoise import RULES, RenoiseSchedule
+from ..method.renoise import RenoiseSchedule
 from ..method.student import check_grid, uniform_grid
 
 Window = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -181,7 +181,6 @@ class Recipe(Section):
     def schedule(self) -> RenoiseSchedule:
         """The re-noise schedule."""
         r = self.renoise
-        assert r.schedule in RULES
         return RenoiseSchedule(r.schedule, _pair(r.clamp) or (0.0, 1.0), _pair(r.ca_window), _pair(r.dm_window))
 
     @property

@@ -11,7 +11,7 @@ from ...errors import InputError
 from ...files import write_atomic, write_json
 from ...run.export import SETTINGS
 from ...run.results import Setting, results_object, score_row, table, teacher_settings, weights_hash
-from ...teachers.builtin import BUILTIN, load_suite, model_folder
+from ...teachers.builtin import load_suite, model_folder
 from ...teachers.denoisers import load_denoiser
 from ...teachers.prompts import encode_all
 from ...teachers.sampling import bare
@@ -76,4 +76,4 @@ def evaluate(
     return results
 
 
-__all__ = ["BUILTIN", "evaluate", "resolve", "student_setting"]
+__all__ = ["evaluate", "resolve", "student_setting"]

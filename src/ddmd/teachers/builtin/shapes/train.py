@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import InputError
-from ....files import folder_atomic
+from ....files import folder_atomic, write_atomic
 from .build import build_pipeline
 from .render import SIZE, render
 from .scenes import caption, random_scenes, random_statements
@@ -135,9 +136,9 @@ class TeacherTraining:
             "networks": self.networks.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict(),
             "position": self.position, "seconds": self.seconds, "curve": self.curve, "recipe": asdict(self.recipe),
         }  # fmt: skip
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_atomic(path, content.getvalue())
 
     def load(self, path: Path) -> None:
         """Go on from `save`. The number of steps and the decay may differ; all else must be the same recipe."""
