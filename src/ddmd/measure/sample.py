@@ -12,9 +12,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..method.student import uniform_grid
 from ..run.results import Setting
-from ..teachers.denoisers import load_denoiser
 from ..teachers.sampling import bare, sample_images
-from .evaluate import resolve, student_setting
+from .evaluate import open_model, resolve, student_setting
 
 TEACHER_STEPS, TEACHER_GUIDANCE = 50, 3.0
 
@@ -27,7 +26,7 @@ def draw(
     Returns a label, images (N, 3, H, W) in [-1, 1] and seconds per image.
     """
     folder = resolve(model)
-    denoiser = load_denoiser(folder)
+    denoiser = open_model(folder)
     setting = _setting(folder, steps, guidance)
     images = []
     start = time.perf_counter()

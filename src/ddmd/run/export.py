@@ -39,7 +39,7 @@ def export_student(
 ) -> None:
     """Write a diffusers pipeline: the student's network, a stock scheduler whose grid is the student's, and ddmd's own settings.
 
-    `DiffusionPipeline.from_pretrained(folder)(prompt, num_inference_steps=N, guidance_scale=1)` then samples as ddmd does.
+    `DiffusionPipeline.from_pretrained(folder)(prompt, **call)` then samples as ddmd does, with `call` as kept in the settings.
     """
     scheduler = denoiser.student_scheduler(grid, sampler)
     parts = {**denoiser.pipeline.components, denoiser.component: network.to("cpu", torch.float32).eval(), "scheduler": scheduler}
@@ -47,4 +47,6 @@ def export_student(
     pipeline.set_progress_bar_config(disable=True)
     with folder_atomic(folder) as temporary:
         pipeline.save_pretrained(temporary)
-        write_json(temporary / SETTINGS, {"grid": list(grid), "steps": len(grid), "sampler": sampler, "guidance": 1.0, **about})
+        settings = {"grid": list(grid), "steps": len(grid), "sampler": sampler, "guidance": 1.0, "call": denoiser.stock_call(grid)}
+        settings["resolution"] = denoiser.resolution
+        write_json(temporary / SETTINGS, {**settings, **about})

@@ -143,6 +143,7 @@ class Recipe(Section):
     name: str
     about: str = ""
     model: str
+    resolution: Count | None = None  # pixels; the model's own when left out
     suite: Literal["shapes"] | None = None
     seed: int = 0
     objective: ObjectiveSection

@@ -70,7 +70,7 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
     """Load the model and build the run's parts on the accelerator's device. Raises InputError for anything unusable."""
     device, rank = accelerator.device, accelerator.process_index
     torch.manual_seed(recipe.seed)
-    denoiser = load_denoiser(model_folder(recipe.model))
+    denoiser = load_denoiser(model_folder(recipe.model), recipe.resolution)
     suite = load_suite(recipe.suite) if recipe.suite else None
     train = recipe.train
     texts = read_prompts(train.prompts) if train.prompts else suite.prompts("train", train.prompt_count) if suite else []

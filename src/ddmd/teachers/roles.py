@@ -66,10 +66,12 @@ class Roles(ABC):
         return self._guarded("fake", self.call(self.network("fake"), z, u, cond))
 
     def features(self, role: str, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
-        """What the family's feature block makes of z in a role: maps (B, C, H, W) or tokens (B, L, C)."""
+        """What the family's feature block makes of z in a role: maps (B, C, H, W) or image tokens (B, L, C), its last output."""
         caught: list[Tensor] = []
         block = self.plain(role).get_submodule(self.feature_block)
-        hook = block.register_forward_hook(lambda module, inputs, output: caught.append(output[0] if isinstance(output, tuple) else output))
+        hook = block.register_forward_hook(
+            lambda module, inputs, output: caught.append(output[-1] if isinstance(output, tuple) else output)
+        )
         try:
             self.call(self.network(role), z, u, cond)
         finally:

@@ -12,7 +12,7 @@ from ...files import write_atomic, write_json
 from ...run.export import SETTINGS
 from ...run.results import Setting, results_object, score_row, table, teacher_settings, weights_hash
 from ...teachers.builtin import load_suite, model_folder
-from ...teachers.denoisers import load_denoiser
+from ...teachers.denoisers import Denoiser, load_denoiser
 from ...teachers.prompts import encode_all
 from ...teachers.sampling import bare
 
@@ -21,6 +21,13 @@ def resolve(model: str) -> Path:
     """The pipeline folder behind a name: an embedded teacher, a run's folder, or a pipeline's."""
     folder = model_folder(model)
     return folder / "student" if (folder / "student" / "model_index.json").is_file() else folder
+
+
+def open_model(folder: Path) -> Denoiser:
+    """The denoiser of a pipeline's folder, at the size that a student was trained at."""
+    path = folder / SETTINGS
+    own = json.loads(path.read_text()).get("resolution") if student_setting(folder) else None
+    return load_denoiser(folder, own)
 
 
 def student_setting(folder: Path) -> Setting | None:
@@ -56,7 +63,7 @@ def evaluate(
     hashes = {}
     for model in models:
         folder = resolve(model)
-        denoiser = load_denoiser(folder)
+        denoiser = open_model(folder)
         hashes[model] = weights_hash(folder)
         cond = encode_all(denoiser, prompts)
         own = student_setting(folder)
@@ -76,4 +83,4 @@ def evaluate(
     return results
 
 
-__all__ = ["evaluate", "resolve", "student_setting"]
+__all__ = ["evaluate", "open_model", "resolve", "student_setting"]

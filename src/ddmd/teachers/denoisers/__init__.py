@@ -11,13 +11,24 @@ from ...errors import InputError
 from .base import Denoiser
 
 # Pipeline class in model_index.json -> module of this package; a new family is one file and one line here.
-FAMILIES = {"StableDiffusionXLPipeline": "sdxl"}
+FAMILIES = {
+    "ChromaPipeline": "chroma",
+    "FluxPipeline": "flux",
+    "Lumina2Pipeline": "lumina2",
+    "PixArtSigmaPipeline": "pixart",
+    "QwenImagePipeline": "qwen_image",
+    "SanaPipeline": "sana",
+    "StableDiffusion3Pipeline": "sd3",
+    "StableDiffusionPipeline": "sd15",
+    "StableDiffusionXLPipeline": "sdxl",
+    "ZImagePipeline": "z_image",
+}
 
 __all__ = ["FAMILIES", "Denoiser", "load_denoiser"]
 
 
-def load_denoiser(folder: Path | str) -> Denoiser:
-    """Open a diffusers pipeline folder as the denoiser of its family, in float32 on the CPU.
+def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser:
+    """Open a diffusers pipeline folder as the denoiser of its family, in float32 on the CPU, for images of a size in pixels.
 
     Raises InputError when the folder, its model_index.json or a weight file is missing or damaged, or the family is unknown.
     """
@@ -50,4 +61,4 @@ def load_denoiser(folder: Path | str) -> Denoiser:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     family = importlib.import_module(f".{FAMILIES[name]}", __package__)
-    return family.DENOISER(pipeline)
+    return family.DENOISER(pipeline, resolution)

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from ...errors import InputError
 from ...method.distiller import Condition
 from ...method.noise import NoisePath
 from ...method.student import Sampler
@@ -24,19 +26,43 @@ class Denoiser(ABC):
 
     family: ClassVar[str]
     component: ClassVar[str]  # the network's name in the pipeline
-    feature_block: ClassVar[str]  # the block by whose features a discriminator judges
     lora_targets: ClassVar[tuple[str, ...]]
-    sampler: ClassVar[Sampler]  # the few-step sampler that the family's students use by default
+    sampler: ClassVar[Sampler] = "sde"  # the few-step sampler that the family's students use by default
 
     path: NoisePath  # the noise path that the network was trained on
-    shape: tuple[int, ...]  # one latent at the model's own resolution
+    feature_block: str  # the block by whose features a discriminator judges
 
-    def __init__(self, pipeline: DiffusionPipeline) -> None:
+    def __init__(self, pipeline: DiffusionPipeline, resolution: int | None = None) -> None:
+        """Raises InputError for a resolution, in pixels, that the pipeline's latents cannot hold."""
         self.pipeline: Any = pipeline
+        self.resolution = resolution or self.native_resolution
+        if self.resolution % (self.pipeline.vae_scale_factor * self.patch):
+            multiple = self.pipeline.vae_scale_factor * self.patch
+            raise InputError("resolution", str(self.resolution), f"a {self.family} model needs a multiple of {multiple}")
 
     @property
-    def network(self) -> nn.Module:
-        """The denoising network."""
+    def native_resolution(self) -> int:
+        """The side of an image, in pixels, when the stock pipeline is told none."""
+        return self.network.config.sample_size * self.pipeline.vae_scale_factor
+
+    @property
+    def patch(self) -> int:
+        """Latent pixels on a side of one token; 1 for a U-Net."""
+        return int(self.network.config.get("patch_size", 1))
+
+    @property
+    def side(self) -> int:
+        """Latent pixels on a side."""
+        return self.resolution // self.pipeline.vae_scale_factor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """One latent."""
+        return (self.network.config.in_channels, self.side, self.side)
+
+    @property
+    def network(self) -> Any:
+        """The denoising network, a diffusers model."""
         return getattr(self.pipeline, self.component)
 
     @property
@@ -52,14 +78,24 @@ class Denoiser(ABC):
     def encode(self, prompts: Sequence[str]) -> Condition:
         """Conditions of a batch of prompts; an empty prompt is the unconditional."""
 
-    @abstractmethod
     def unconditional(self, n: int) -> Condition:
         """The family's own unconditional, n times."""
+        return self.encode([""] * n)
 
-    @abstractmethod
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] (not clamped) of scaled latents."""
+        vae = self.pipeline.vae
+        latents = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+        return vae.decode(latents, return_dict=False)[0]
 
     @abstractmethod
     def student_scheduler(self, grid: Sequence[float], sampler: Sampler) -> Any:
-        """A stock scheduler whose own grid is the student's, so that a plain pipeline samples as ddmd does."""
+        """A stock scheduler by which a plain pipeline, called with `stock_call(grid)`, samples as ddmd does."""
+
+    def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:
+        """What the plain pipeline must be told, besides the prompt, to draw with an exported student."""
+        call: dict[str, Any] = {"num_inference_steps": len(grid), "guidance_scale": 1.0}
+        if self.resolution != self.native_resolution:
+            call |= {"height": self.resolution, "width": self.resolution}
+        return call

@@ -17,7 +17,7 @@ PALETTE = {
     "cyan": (0.15, 0.85, 0.90), "blue": (0.15, 0.25, 0.95), "purple": (0.58, 0.15, 0.78),
     "gray": (0.50, 0.50, 0.50), "black": (0.06, 0.06, 0.06), "white": (0.96, 0.96, 0.96), "pink": (1.00, 0.72, 0.80),
 }  # fmt: skip
-RADIUS = {"small": 6.0, "large": 9.5}
+RADIUS = {"small": 6.5, "large": 9.5}
 OFFSET = {"center": (0.0, 0.0), "left": (-6.0, 0.0), "right": (6.0, 0.0), "top": (0.0, -6.0), "bottom": (0.0, 6.0)}
 
 
@@ -36,7 +36,7 @@ def render(scenes: Tensor, generator: torch.Generator | None = None) -> Tensor:
     centre = SIZE / 2 + _table(OFFSET, "position")[column["position"]] + jitter(2)
     ink = _table(PALETTE, "colour")[column["colour"]] + 0.03 * jitter(3)
     paper = _table(PALETTE, "background")[column["background"]] + 0.03 * jitter(3)
-    phase = 3 * jitter(2)
+    phase = 4 * jitter(2)
 
     axis = (torch.arange(SIZE * SUPERSAMPLE) + 0.5) / SUPERSAMPLE
     dx = (axis[None, None, :] - centre[:, 0, None, None]).expand(n, len(axis), len(axis))
@@ -79,13 +79,13 @@ def _inside(x: Tensor, y: Tensor, shape: Tensor) -> Tensor:
 
 def _dark(x: Tensor, y: Tensor, texture: Tensor) -> Tensor:
     """Where the darker tone of a texture falls; x and y in pixels from the object's centre plus a phase."""
-    cell = 4.0
-    nearest = torch.hypot((x + cell / 2) % cell - cell / 2, (y + cell / 2) % cell - cell / 2)
+    pitch = 5.0
+    nearest = torch.hypot((x + pitch / 2) % pitch - pitch / 2, (y + pitch / 2) % pitch - pitch / 2)
     tests = {
         "solid": torch.zeros_like(x, dtype=torch.bool),
-        "striped": y % cell < cell / 2,
-        "dotted": nearest < 1.3,
-        "checkered": (torch.floor(x / 3) + torch.floor(y / 3)) % 2 == 0,
+        "striped": y % 6 < 3,
+        "dotted": nearest < 1.6,
+        "checkered": (torch.floor(x / 4) + torch.floor(y / 4)) % 2 == 0,
     }
     chosen = torch.stack([tests[word] for word in ATTRIBUTES["texture"]], dim=1)
     return chosen[torch.arange(len(texture)), texture]

@@ -1,0 +1,52 @@
+"""Sana: a Gemma encoder behind an instruction, a linear-attention transformer, a deep-compression autoencoder.
+
+A prompt is preceded by the pipeline's own instruction; the unconditional is the empty text without one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...method.distiller import Condition
+from .flow import FlowDenoiser
+from .words import check_words
+
+
+class Sana(FlowDenoiser):
+    """SanaPipeline. Its scheduler may name the time shift `flow_shift`."""
+
+    family = "sana"
+    component = "transformer"
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    stock_sigmas = False  # the pipeline leaves the grid to the scheduler
+
+    def __init__(self, pipeline: Any, resolution: int | None = None) -> None:
+        super().__init__(pipeline, resolution)
+        self.feature_block = f"transformer_blocks.{pipeline.transformer.config.num_layers // 2 - 1}"
+        self.instruction = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
+
+    def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        time = 1000 * self.network.config.timestep_scale * self.path.time(u)
+        output = network(z, cond["embeds"], timestep=time, encoder_attention_mask=cond["mask"], return_dict=False)[0]
+        return output[:, : z.shape[1]]
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        texts = list(prompts)
+        check_words(self.pipeline.tokenizer, texts)
+        embeds, mask, empty, empty_mask = self.pipeline.encode_prompt(
+            texts, device=self.pipeline.device, complex_human_instruction=self.instruction
+        )
+        said = torch.tensor([bool(text.strip()) for text in texts], device=embeds.device)
+        return {"embeds": torch.where(said[:, None, None], embeds, empty), "mask": torch.where(said[:, None], mask, empty_mask)}
+
+    def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:
+        return super().stock_call(grid) | {"use_resolution_binning": False}  # left to itself, it moves sizes to a bin of its own
+
+
+DENOISER = Sana

@@ -1,0 +1,39 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net in VP noise. The unconditional is the empty prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...method.distiller import Condition
+from .vp import VPDenoiser
+from .words import check_words
+
+
+class SD15(VPDenoiser):
+    """StableDiffusionPipeline, predicting eps or v."""
+
+    family = "sd15"
+    component = "unet"
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    feature_block = "mid_block"
+
+    @property
+    def pipeline_options(self) -> dict[str, Any]:
+        return {"requires_safety_checker": bool(self.pipeline.config.requires_safety_checker)}
+
+    def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        return network(z, self.path.time(u), encoder_hidden_states=cond["embeds"], return_dict=False)[0]
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        texts = list(prompts)
+        check_words(self.pipeline.tokenizer, texts)
+        embeds, _ = self.pipeline.encode_prompt(texts, self.pipeline.device, 1, do_classifier_free_guidance=False)
+        return {"embeds": embeds}
+
+
+DENOISER = SD15

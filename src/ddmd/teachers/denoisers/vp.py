@@ -1,0 +1,48 @@
+"""What the families in variance-preserving noise share: their path, and a stock scheduler for their students."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...errors import InputError
+from ...method.noise import DiffusionPath, Prediction
+from ...method.student import Sampler
+from .base import Denoiser
+
+PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+
+
+class VPDenoiser(Denoiser):
+    """A family whose network was trained on a table of a thousand noise levels."""
+
+    path: DiffusionPath
+
+    def __init__(self, pipeline: Any, resolution: int | None = None) -> None:
+        super().__init__(pipeline, resolution)
+        kind = pipeline.scheduler.config.prediction_type
+        if kind not in PREDICTIONS:
+            raise InputError("scheduler.prediction_type", repr(kind), f"a {self.family} teacher predicts one of {', '.join(PREDICTIONS)}")
+        self.path = DiffusionPath(pipeline.scheduler.alphas_cumprod, PREDICTIONS[kind])
+
+    def student_scheduler(self, grid: Sequence[float], sampler: Sampler) -> Any:
+        from diffusers import DDIMScheduler, LCMScheduler
+
+        config = dict(self.pipeline.scheduler.config)
+        steps = len(grid)
+        scheduler: Any
+        if sampler == "sde":
+            # LCM's own grid is `original_inference_steps` equal strides of the table, the same levels as 1 - k / N.
+            scheduler = LCMScheduler.from_config(config, original_inference_steps=steps, clip_sample=False)
+        else:
+            scheduler = DDIMScheduler.from_config(config, timestep_spacing="trailing", clip_sample=False)
+        scheduler.set_timesteps(steps)
+        ours = self.path.time(torch.tensor(list(grid), dtype=torch.float64)).tolist()
+        if scheduler.timesteps.tolist() != ours:
+            raise InputError(
+                "student.grid", f"indices {ours}, where {type(scheduler).__name__} would use {scheduler.timesteps.tolist()}",
+                "use equal steps whose number divides 1000",
+            )  # fmt: skip
+        return scheduler

@@ -1,0 +1,159 @@
+"""Every family against the stock pipeline it wraps."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.schedulers import scheduling_flow_match_euler_discrete
+
+from ddmd.errors import InputError
+from ddmd.method.student import uniform_grid
+from ddmd.quiet import quiet_libraries
+from ddmd.run.export import SETTINGS, export_student
+from ddmd.teachers.denoisers import load_denoiser
+from ddmd.teachers.denoisers.packed import pack
+from ddmd.teachers.denoisers.vp import VPDenoiser
+from ddmd.teachers.roles import CopyRoles, LoraRoles
+from ddmd.teachers.sampling import bare, sample_images
+from tiny import RESOLUTION, TWINS, save_twin
+
+PROMPT = "a large striped red circle at the left on a gray background"
+quiet_libraries()
+
+
+@pytest.fixture(scope="module", params=TWINS)
+def folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("twins") / request.param
+    folder.mkdir()
+    return save_twin(request.param, folder / "pipeline")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return open_twin(folder)
+
+
+def open_twin(folder):
+    return load_denoiser(folder, RESOLUTION.get(folder.parent.name))
+
+
+def stock(folder, model, monkeypatch, **kwargs):
+    """The plain pipeline's image, with our noise: one generator for all of it, drawn before latents are packed."""
+    pipeline, generator = DiffusionPipeline.from_pretrained(folder), torch.Generator().manual_seed(3)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def renoise(shape, **_):
+        noise = torch.randn(1, *model.shape, generator=generator)
+        return noise if noise.shape == shape else pack(noise)
+
+    monkeypatch.setattr(scheduling_flow_match_euler_discrete, "randn_tensor", renoise)
+    return pipeline(PROMPT, generator=generator, output_type="pt", **kwargs).images
+
+
+def close(ours, theirs):
+    torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, atol=1e-4, rtol=0)
+    assert ours.std() > 0.05
+
+
+def draw(model, grid, sampler, guidance, prompt=PROMPT):
+    return sample_images(model, bare(model), model.encode([prompt]), grid, sampler, guidance, seed=3)
+
+
+def guided(model, alpha):
+    """How a stock pipeline is asked for plain guidance alpha."""
+    if model.family == "z_image":
+        return {"guidance_scale": alpha - 1}
+    if model.family == "flux":
+        return {"true_cfg_scale": alpha, "negative_prompt": ""}
+    if model.family == "lumina2":
+        return {"guidance_scale": alpha, "cfg_normalization": False}
+    if model.family == "qwen_image":
+        pytest.skip("the stock pipeline always rescales guidance")
+    return {"guidance_scale": alpha}
+
+
+@pytest.mark.parametrize("alpha", [1.0, 4.0])
+def test_our_sampler_is_the_stock_pipelines(folder, model, monkeypatch, alpha):
+    grid = uniform_grid(4)
+    call = model.stock_call(grid) | (guided(model, alpha) if alpha > 1 else {})
+    if model.family in ("sd3", "sana"):
+        call["sigmas"] = list(grid)  # a teacher's own scheduler runs down to its table's last level
+    close(draw(model, grid, "ode", alpha), stock(folder, model, monkeypatch, **call))
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("sde", 4), ("sde", 1), ("sde", 8), ("ode", 4)])
+def test_an_exported_student_samples_alike_without_ddmd(model, tmp_path, monkeypatch, sampler, steps):
+    grid = uniform_grid(steps)
+    export_student(tmp_path / "student", model, model.network, grid, sampler, {})
+    call = json.loads((tmp_path / "student" / SETTINGS).read_text())["call"]
+    close(draw(model, grid, sampler, 1.0), stock(tmp_path / "student", model, monkeypatch, **call))
+
+
+def test_an_uneven_grid_exports_or_is_refused(model, tmp_path, monkeypatch):
+    grid = (1.0, 0.9, 0.3)
+    if isinstance(model, VPDenoiser):
+        with pytest.raises(InputError, match="grid"):
+            model.student_scheduler(grid, "sde")
+        return
+    export_student(tmp_path / "student", model, model.network, grid, "sde", {})
+    close(draw(model, grid, "sde", 1.0), stock(tmp_path / "student", model, monkeypatch, **model.stock_call(grid)))
+
+
+def inputs(model, n):
+    z = torch.randn(n, *model.shape, generator=torch.Generator().manual_seed(0))
+    return z, torch.linspace(0.3, 0.9, n, dtype=torch.float64)
+
+
+def test_a_batch_equals_singles(model):
+    prompts = ["a red circle", "a small blue star at the top"]
+    z, u = inputs(model, 2)
+    with torch.no_grad():
+        both = model.call(model.network, z, u, model.encode(prompts))
+        for i in range(2):
+            one = model.call(model.network, z[i : i + 1], u[i : i + 1], model.encode(prompts[i : i + 1]))
+            torch.testing.assert_close(both[i : i + 1], one, atol=1e-5, rtol=1e-5)
+
+
+def test_the_unconditional_is_the_empty_prompt(model):
+    z, u = inputs(model, 2)
+    with torch.no_grad():
+        outputs = [model.call(model.network, z, u, c) for c in (model.unconditional(2), model.encode(["", ""]), model.encode([PROMPT] * 2))]
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0], outputs[2])
+
+
+def test_gradients_reach_the_student_alone(model):
+    z, u = inputs(model, 2)
+    cond = model.encode(["a red circle", "a star"])
+    roles = CopyRoles(model.network, model.call)
+    roles.student(z, u, cond).square().mean().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in roles.parameters("student"))
+    for role in ("teacher", "fake"):
+        assert all(p.grad is None for p in roles.network(role).parameters())
+
+
+def test_adapters_off_are_the_base_bit_for_bit(folder):
+    model = open_twin(folder)
+    z, u = inputs(model, 2)
+    cond = model.encode(["a red circle", "a star"])
+    with torch.no_grad():
+        before = model.call(model.network, z, u, cond)
+    roles = LoraRoles(model.network, model.call, model.lora_targets, rank=2)
+    roles.backward("student", roles.student(z, u, cond).square().mean())
+    with torch.no_grad():
+        for parameter in roles.parameters("student"):
+            parameter.add_(0.1)
+        assert torch.equal(roles.teacher(z, u, cond), before)
+        assert not torch.allclose(roles.student(z, u, cond), before)
+
+
+def test_the_feature_block_sees_the_image(model):
+    z, u = inputs(model, 2)
+    cond = model.encode(["a red circle", "a star"])
+    roles = CopyRoles(model.network, model.call, feature_block=model.feature_block)
+    with torch.no_grad():
+        a, b = roles.features("teacher", z, u, cond), roles.features("teacher", z + 1, u, cond)
+    assert a.ndim in (3, 4)
+    assert len(a) == 2
+    assert not torch.allclose(a, b)
