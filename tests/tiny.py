@@ -168,7 +168,7 @@ def sana():
     tokenizer = build_tokenizer()
     transformer = SanaTransformer2DModel(
         in_channels=3, out_channels=3, num_attention_heads=2, attention_head_dim=16, num_layers=2, num_cross_attention_heads=2,
-        cross_attention_head_dim=16, cross_attention_dim=WIDTH, caption_channels=WIDTH, sample_size=SIDE, patch_size=1,
+        cross_attention_head_dim=16, cross_attention_dim=WIDTH, caption_channels=WIDTH, sample_size=2 * SIDE, patch_size=1,
     )  # fmt: skip
     return SanaPipeline(
         tokenizer=tokenizer, text_encoder=gemma(tokenizer), vae=identity_autoencoder(), transformer=transformer.eval(),

@@ -46,7 +46,9 @@ class Sana(FlowDenoiser):
         return {"embeds": torch.where(said[:, None, None], embeds, empty), "mask": torch.where(said[:, None], mask, empty_mask)}
 
     def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:
-        return super().stock_call(grid) | {"use_resolution_binning": False}  # left to itself, it moves sizes to a bin of its own
+        # Left to itself, the pipeline draws 1024 pixels whatever the model's size, and moves others to a bin of its own.
+        size = {"height": self.resolution, "width": self.resolution}
+        return super().stock_call(grid) | size | {"use_resolution_binning": False}
 
 
 DENOISER = Sana
