@@ -13,7 +13,7 @@ def untrained(tmp_path_factory):
     quiet_libraries()
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("untrained") / "pipeline"
-    build_pipeline(width=32, layers=2).save_pretrained(folder)
+    build_pipeline(widths=(8, 16, 16, 16)).save_pretrained(folder)
     return folder
 
 

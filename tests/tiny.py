@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ddmd.teachers.builtin.shapes.build import TEXT_WIDTH, build_clip, build_pipeline, build_tokenizer, identity_autoencoder
+from ddmd.teachers.builtin.shapes.build import TEXT_WIDTH, build_clip, build_tokenizer, identity_autoencoder
 
 WIDTH = 32  # of denoisers: two heads of 16
 SIDE = 16  # pixels; their autoencoder is the identity on three channels
@@ -25,11 +25,11 @@ def vp_scheduler(prediction="epsilon"):
     )  # fmt: skip
 
 
-def t5(tokenizer):
+def t5(tokenizer, width=WIDTH):
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
-        T5Config(vocab_size=len(tokenizer), d_model=WIDTH, d_kv=16, d_ff=WIDTH, num_heads=2, num_layers=1, dropout_rate=0.0,
+        T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=16, d_ff=WIDTH, num_heads=2, num_layers=1, dropout_rate=0.0,
                  pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     ).eval()  # fmt: skip
 
@@ -50,9 +50,19 @@ def gemma(tokenizer):
 
 
 def sd3(**scheduler):
-    pipeline = build_pipeline(width=32, layers=2)
-    pipeline.scheduler = flow_scheduler(**scheduler)
-    return pipeline
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    tokenizer = build_tokenizer()
+    transformer = SD3Transformer2DModel(
+        sample_size=SIDE, patch_size=2, in_channels=3, out_channels=3, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        caption_projection_dim=WIDTH, joint_attention_dim=2 * TEXT_WIDTH, pooled_projection_dim=2 * TEXT_WIDTH,
+        pos_embed_max_size=SIDE // 2, qk_norm="rms_norm",
+    )  # fmt: skip
+    return StableDiffusion3Pipeline(
+        transformer=transformer.eval(), scheduler=flow_scheduler(**scheduler), vae=identity_autoencoder(),
+        text_encoder=build_clip(tokenizer), tokenizer=tokenizer, text_encoder_2=build_clip(tokenizer), tokenizer_2=tokenizer,
+        text_encoder_3=t5(tokenizer, 2 * TEXT_WIDTH), tokenizer_3=tokenizer,
+    )  # fmt: skip
 
 
 def unet(width, **more):

@@ -20,7 +20,7 @@ def test_the_unconditional_of_sdxl_is_zeros_or_the_empty_prompt_by_the_pipelines
         assert cond["pooled"].abs().max() == 0
     assert zeros.encode(["a red circle"])["pooled"].abs().max() > 0
     assert empty.unconditional(1)["embeds"].abs().max() > 0
-    assert cond["time_ids"][0].tolist() == [32, 32, 0, 0, 32, 32]
+    assert cond["time_ids"][0].tolist() == [16, 16, 0, 0, 16, 16]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_bad_folders_are_named(untrained, tmp_path):
         load_denoiser(tmp_path)
     broken = tmp_path / "broken"
     shutil.copytree(untrained, broken)
-    weights = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="does not load"):
         load_denoiser(broken)

@@ -3,7 +3,7 @@ import torch
 
 from ddmd.errors import InputError
 from ddmd.teachers.builtin import WEIGHTS, load_suite
-from ddmd.teachers.builtin.shapes.build import TOKENS, build_tokenizer, identity_autoencoder
+from ddmd.teachers.builtin.shapes.build import TOKENS, build_tokenizer, identity_autoencoder, noise_schedule
 from ddmd.teachers.builtin.shapes.render import RANGE, render
 from ddmd.teachers.builtin.shapes.scenes import (
     ATTRIBUTES,
@@ -76,6 +76,14 @@ def test_the_autoencoder_changes_nothing():
     latents = vae.encode(x).latents * vae.config.scaling_factor
     torch.testing.assert_close(latents, x, atol=1e-5, rtol=0)
     torch.testing.assert_close(vae.decode(latents / vae.config.scaling_factor).sample, x, atol=1e-3, rtol=0)
+
+
+def test_the_noise_schedule_is_a_shifted_cosine():
+    abar = torch.cumprod(1 - torch.tensor(noise_schedule(), dtype=torch.float64), 0)
+    ratio = ((1 - abar) / abar).sqrt()
+    assert ratio[499].item() == pytest.approx(3.0, rel=1e-3)
+    assert ratio[749].item() == pytest.approx(3.0 * 2.41421, rel=1e-3)
+    assert abar[-1] < 1e-8
 
 
 def test_frechet_distance_is_the_closed_form():
@@ -159,7 +167,7 @@ def test_a_training_can_begin_from_trained_weights(tmp_path):
     again.warm_start(tmp_path / "a" / "pipeline")
     state = torch.load(tmp_path / "a" / "state.pt", weights_only=True)
     assert all(torch.equal(p, state["average"][name]) for name, p in again.networks.named_parameters())
-    with pytest.raises(InputError, match="transformer"):
+    with pytest.raises(InputError, match="unet"):
         again.warm_start(tmp_path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ...method.noise import FlowPath
 from ...method.student import Sampler, uniform_grid
@@ -31,6 +31,7 @@ class FlowDenoiser(Denoiser):
     """
 
     path: FlowPath
+    sampler: ClassVar[Sampler] = "ode"
     stock_sigmas = True
 
     def __init__(self, pipeline: Any, resolution: int | None = None) -> None:

@@ -20,7 +20,7 @@ T5_TOKENS = 256  # the stock pipeline's default
 
 
 class SD3(FlowDenoiser):
-    """StableDiffusion3Pipeline and everything saved in its shape, such as the embedded `shapes` teacher."""
+    """StableDiffusion3Pipeline and everything saved in its shape."""
 
     family = "sd3"
     component = "transformer"

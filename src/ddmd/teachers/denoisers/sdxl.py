@@ -17,7 +17,7 @@ from .words import check_words
 
 
 class SDXL(VPDenoiser):
-    """StableDiffusionXLPipeline, predicting eps or v."""
+    """StableDiffusionXLPipeline, predicting eps or v; the embedded `shapes` teacher is one."""
 
     family = "sdxl"
     component = "unet"

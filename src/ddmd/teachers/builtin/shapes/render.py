@@ -17,8 +17,8 @@ PALETTE = {
     "cyan": (0.15, 0.85, 0.90), "blue": (0.15, 0.25, 0.95), "purple": (0.58, 0.15, 0.78),
     "gray": (0.50, 0.50, 0.50), "black": (0.06, 0.06, 0.06), "white": (0.96, 0.96, 0.96), "pink": (1.00, 0.72, 0.80),
 }  # fmt: skip
-RADIUS = {"small": 6.5, "large": 9.5}
-OFFSET = {"center": (0.0, 0.0), "left": (-6.0, 0.0), "right": (6.0, 0.0), "top": (0.0, -6.0), "bottom": (0.0, 6.0)}
+RADIUS = {"small": 7.5, "large": 10.5}
+OFFSET = {"center": (0.0, 0.0), "left": (-5.5, 0.0), "right": (5.5, 0.0), "top": (0.0, -5.5), "bottom": (0.0, 5.5)}
 
 
 def render(scenes: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -79,12 +79,12 @@ def _inside(x: Tensor, y: Tensor, shape: Tensor) -> Tensor:
 
 def _dark(x: Tensor, y: Tensor, texture: Tensor) -> Tensor:
     """Where the darker tone of a texture falls; x and y in pixels from the object's centre plus a phase."""
-    pitch = 5.0
+    pitch = 6.0
     nearest = torch.hypot((x + pitch / 2) % pitch - pitch / 2, (y + pitch / 2) % pitch - pitch / 2)
     tests = {
         "solid": torch.zeros_like(x, dtype=torch.bool),
         "striped": y % 6 < 3,
-        "dotted": nearest < 1.6,
+        "dotted": nearest < 1.9,
         "checkered": (torch.floor(x / 4) + torch.floor(y / 4)) % 2 == 0,
     }
     chosen = torch.stack([tests[word] for word in ATTRIBUTES["texture"]], dim=1)
