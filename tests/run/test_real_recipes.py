@@ -6,12 +6,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from test_train import Silent
-from tiny import RESOLUTION, save_twin
 
 from ddmd.run.export import SETTINGS
 from ddmd.run.finish import finish
 from ddmd.run.recipe import load_recipe, preset_names
 from ddmd.run.train import Training
+from tiny import RESOLUTION, save_twin
 
 TWIN = {"sdxl": "sdxl-eps", "sd15": "sd15", "lumina2": "lumina2", "zimage": "z_image", "sd3": "sd3-shift3", "flux": "flux"}
 REAL = [name for name in preset_names() if name.split("_")[0] in TWIN]
