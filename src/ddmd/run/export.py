@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,7 +16,8 @@ from ..method.student import Sampler
 from ..teachers.denoisers import Denoiser
 from ..teachers.roles import CopyRoles, Roles
 
-SETTINGS = "ddmd.json"
+SETTINGS, INDEX = "ddmd.json", "model_index.json"
+UNSAFE = ("*.bin", "*.pt", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*")  # a student carries safetensors alone
 
 
 def student_network(roles: Roles) -> nn.Module:
@@ -37,16 +40,22 @@ def student_network(roles: Roles) -> nn.Module:
 def export_student(
     folder: Path, denoiser: Denoiser, network: nn.Module, grid: tuple[float, ...], sampler: Sampler, about: dict[str, Any]
 ) -> None:
-    """Write a diffusers pipeline: the student's network, a stock scheduler whose grid is the student's, and ddmd's own settings.
+    """Write a diffusers pipeline: the teacher's own files, with the student's network, a few-step scheduler and ddmd's settings.
 
     `DiffusionPipeline.from_pretrained(folder)(prompt, **call)` then samples as ddmd does, with `call` as kept in the settings.
     """
     scheduler = denoiser.student_scheduler(grid, sampler)
-    parts = {**denoiser.pipeline.components, denoiser.component: network.to("cpu", torch.float32).eval(), "scheduler": scheduler}
-    pipeline = type(denoiser.pipeline)(**parts, **denoiser.pipeline_options)
-    pipeline.set_progress_bar_config(disable=True)
+    index = json.loads((denoiser.folder / INDEX).read_text())
+    changed = {denoiser.component, "scheduler"}
     with folder_atomic(folder) as temporary:
-        pipeline.save_pretrained(temporary)
-        settings = {"grid": list(grid), "steps": len(grid), "sampler": sampler, "guidance": 1.0, "call": denoiser.stock_call(grid)}
-        settings["resolution"] = denoiser.resolution
+        for name, value in index.items():
+            if isinstance(value, list) and value[0] is not None and name not in changed:
+                shutil.copytree(denoiser.folder / name, temporary / name, ignore=shutil.ignore_patterns(*UNSAFE))
+        cast(Any, network.to("cpu", torch.float32).eval()).save_pretrained(temporary / denoiser.component)
+        scheduler.save_pretrained(temporary / "scheduler")
+        write_json(temporary / INDEX, index | {"scheduler": ["diffusers", type(scheduler).__name__]})
+        settings = {
+            "grid": list(grid), "steps": len(grid), "sampler": sampler, "guidance": 1.0, "resolution": denoiser.resolution,
+            "call": denoiser.stock_call(grid),
+        }  # fmt: skip
         write_json(temporary / SETTINGS, {**settings, **about})

@@ -117,6 +117,7 @@ class TrainSection(Section):
     cycles: Count
     batch: Count = 32
     prompts: str | None = None
+    cache: str | None = None  # a folder for encoded prompts; null keeps them, and the text encoders, in memory
     prompt_count: Count = 4000
     reals_count: Count = 512
     log_every: Count = 5

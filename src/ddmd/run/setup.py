@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,8 @@ from ..method.objective import calibrate_mean_variance
 from ..method.student import Sampler, uniform_grid
 from ..teachers.builtin import Suite, load_suite, model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
-from ..teachers.prompts import PromptTable, RealTable, encode_all, read_prompts
+from ..teachers.prompt_files import read_prompts
+from ..teachers.prompts import PromptTable, RealTable, encode_all
 from ..teachers.roles import CopyRoles, LoraRoles, Roles
 from ..teachers.sampling import bare, sample_images
 from .checkpoint import Tensors, pack_optimizer, unpack_optimizer
@@ -74,7 +76,7 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
     suite = load_suite(recipe.suite) if recipe.suite else None
     train = recipe.train
     texts = read_prompts(train.prompts) if train.prompts else suite.prompts("train", train.prompt_count) if suite else []
-    prompts = PromptTable(denoiser, texts, train.batch, recipe.seed, rank, device)
+    prompts = PromptTable(denoiser, texts, train.batch, recipe.seed, rank, device, Path(train.cache) if train.cache else None)
     reals = _reals(recipe, denoiser, suite, texts, rank, device)
     mean_variance = _mean_variance(recipe, denoiser, suite, texts)
     roles = _roles(recipe, denoiser)

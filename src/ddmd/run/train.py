@@ -65,6 +65,8 @@ class Training:
         self.seconds = 0.0
         self.alarms: list[str] = []
         self._prepare_samples()
+        if recipe.train.cache and self.parts.suite is None:
+            self.parts.denoiser.drop_encoders()
         if resume:
             self._load()
         self._stop = False

@@ -9,27 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from ..method.adversarial import Reals
 from ..method.distiller import Condition, concatenate
+from .cache import ConditionCache
 from .denoisers.base import Denoiser
 
 ENCODE_BATCH = 256
-
-
-def read_prompts(path: Path | str) -> list[str]:
-    """Prompts of a UTF-8 text file, one a line, blank lines skipped. Raises InputError for a missing or empty file."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError("prompts", f"no file {path}", "give a text file with one prompt a line")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), f"a byte that is not UTF-8 at {error.start}", "save the file as UTF-8") from error
-    prompts = [line for line in lines if line]
-    if not prompts:
-        raise InputError(str(path), "no prompts", "put one prompt a line into it")
-    return prompts
 
 
 def select(condition: Condition, rows: Tensor | slice) -> dict[str, Any]:
@@ -60,18 +45,31 @@ def rows_at(position: int, total: int, batch: int, seed: int, rank: int) -> Tens
     return torch.randint(total, (batch,), generator=generator)
 
 
-class PromptTable:
-    """Training prompts encoded once, and the unconditional."""
+class EncodedPrompts:
+    """Conditions of many prompts, kept in memory."""
 
-    def __init__(self, denoiser: Denoiser, prompts: Sequence[str], batch: int, seed: int, rank: int, device: torch.device) -> None:
+    def __init__(self, denoiser: Denoiser, prompts: Sequence[str]) -> None:
+        self.encoded = encode_all(denoiser, prompts)
+
+    def rows(self, rows: Tensor) -> Condition:
+        """The conditions of some prompts, on the CPU."""
+        return select(self.encoded, rows)
+
+
+class PromptTable:
+    """Training prompts encoded once, in memory or in a cache on disk, and the unconditional."""
+
+    def __init__(
+        self, denoiser: Denoiser, prompts: Sequence[str], batch: int, seed: int, rank: int, device: torch.device, cache: Path | None = None
+    ) -> None:
         self.prompts, self.batch, self.seed, self.rank, self.device = list(prompts), batch, seed, rank, device
-        self.encoded = encode_all(denoiser, self.prompts)
+        self.encoded = ConditionCache(cache, denoiser, self.prompts) if cache else EncodedPrompts(denoiser, self.prompts)
         self.uncond = to_device(denoiser.unconditional(batch), device)
 
     def at(self, position: int) -> Condition:
         """The conditions of the batch at a position."""
         rows = rows_at(position, len(self.prompts), self.batch, self.seed, self.rank)
-        return to_device(select(self.encoded, rows), self.device)
+        return to_device(self.encoded.rows(rows), self.device)
 
 
 class RealTable:

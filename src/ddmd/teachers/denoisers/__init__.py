@@ -61,4 +61,6 @@ def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     family = importlib.import_module(f".{FAMILIES[name]}", __package__)
-    return family.DENOISER(pipeline, resolution)
+    denoiser: Denoiser = family.DENOISER(pipeline, resolution)
+    denoiser.folder = folder
+    return denoiser

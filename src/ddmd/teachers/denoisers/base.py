@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -29,6 +30,7 @@ class Denoiser(ABC):
     lora_targets: ClassVar[tuple[str, ...]]
     sampler: ClassVar[Sampler] = "sde"  # the few-step sampler that the family's students use by default
 
+    folder: Path  # where it was opened; a student's export takes its other parts from there
     path: NoisePath  # the noise path that the network was trained on
     feature_block: str  # the block by whose features a discriminator judges
 
@@ -65,11 +67,6 @@ class Denoiser(ABC):
         """The denoising network, a diffusers model."""
         return getattr(self.pipeline, self.component)
 
-    @property
-    def pipeline_options(self) -> dict[str, Any]:
-        """Constructor arguments of the pipeline that are not components."""
-        return {}
-
     @abstractmethod
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         """Native output for latents z (B, ...) at levels u (B,)."""
@@ -81,6 +78,10 @@ class Denoiser(ABC):
     def unconditional(self, n: int) -> Condition:
         """The family's own unconditional, n times."""
         return self.encode([""] * n)
+
+    def drop_encoders(self) -> None:
+        """Let go of the text encoders, once all prompts are encoded; `encode` fails from then on."""
+        self.pipeline.register_modules(**{name: None for name in self.pipeline.components if name.startswith("text_encoder")})
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +19,6 @@ class SD15(VPDenoiser):
     component = "unet"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     feature_block = "mid_block"
-
-    @property
-    def pipeline_options(self) -> dict[str, Any]:
-        return {"requires_safety_checker": bool(self.pipeline.config.requires_safety_checker)}
 
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         return network(z, self.path.time(u), encoder_hidden_states=cond["embeds"], return_dict=False)[0]

@@ -6,7 +6,6 @@ The unconditional is zeros where the pipeline says so (`force_zeros_for_empty_pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +22,6 @@ class SDXL(VPDenoiser):
     component = "unet"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     feature_block = "mid_block"
-
-    @property
-    def pipeline_options(self) -> dict[str, Any]:
-        return {"force_zeros_for_empty_prompt": self._zero_uncond, "add_watermarker": False}
 
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}

@@ -1,0 +1,113 @@
+"""Encoded prompts on disk, in shards, so that the text encoders run once and then leave memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..files import write_atomic, write_json
+from ..method.distiller import Condition
+from .denoisers.base import Denoiser
+
+SHARD = 64  # prompts
+WHOLE = 1 << 22  # files up to this size are hashed whole, larger ones at both ends
+
+
+class ConditionCache:
+    """Conditions of many prompts, read a row at a time.
+
+    One folder holds the caches of many models: each lies under the fingerprint of what encodes. A shard is named by its
+    prompts and written whole by a rename, so writers may race and be killed; a damaged one is encoded again.
+    """
+
+    def __init__(self, folder: Path, denoiser: Denoiser, prompts: Sequence[str], report: Callable[[int, int], None] | None = None) -> None:
+        self.folder = folder / encoder_fingerprint(denoiser)
+        self.total = len(prompts)
+        if not (self.folder / "about.json").exists():
+            write_json(self.folder / "about.json", {"family": denoiser.family, "model": str(denoiser.folder)})
+        self._shards: list[Path] = []
+        self._open: dict[int, Any] = {}
+        for start in range(0, len(prompts), SHARD):
+            block = list(prompts[start : start + SHARD])
+            path = self.folder / f"{hashlib.sha256(json.dumps(block).encode()).hexdigest()[:32]}.safetensors"
+            if not is_whole(path):
+                write_atomic(path, pack_shard(denoiser.encode(block)))
+            self._shards.append(path)
+            if report is not None:
+                report(min(start + SHARD, self.total), self.total)
+
+    def rows(self, rows: Tensor) -> Condition:
+        """The conditions of some prompts, on the CPU."""
+        found = [self._row(row) for row in rows.tolist()]
+        together: dict[str, Any] = {}
+        for name in found[0]:
+            values = [row[name] for row in found]
+            together[name.removesuffix("[]")] = values if name.endswith("[]") else torch.stack(values)
+        return together
+
+    def _row(self, row: int) -> dict[str, Tensor]:
+        number, place = divmod(row, SHARD)
+        if number not in self._open:
+            self._open[number] = safe_open(self._shards[number], framework="pt")
+        shard = self._open[number]
+        values = {}
+        for name in shard.keys():  # noqa: SIM118 (not a dict)
+            base, _, index = name.partition("[]")
+            if not index:
+                values[base] = shard.get_slice(name)[place]
+            elif int(index) == place:
+                values[f"{base}[]"] = shard.get_tensor(name).clone()  # else a view of the file
+        return values
+
+
+def pack_shard(condition: Condition) -> bytes:
+    """A condition as a safetensors file: tensors as they are, a list's i-th entry as `name[]i`; a checksum in the header."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in condition.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value.cpu().contiguous()
+        else:
+            tensors |= {f"{name}[]{i}": row.cpu().contiguous() for i, row in enumerate(value)}
+    return save(tensors, {"crc32": checksum(tensors)})
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """CRC-32 over names and contents."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].view(torch.uint8).numpy().data, zlib.crc32(name.encode(), crc))
+    return str(crc)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a shard is there and undamaged."""
+    try:
+        with safe_open(path, framework="pt") as shard:
+            return (shard.metadata() or {}).get("crc32") == checksum({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return False
+
+
+def encoder_fingerprint(denoiser: Denoiser) -> str:
+    """Identity of a pipeline's encoders and tokenizers and of the way they are called."""
+    index = json.loads((denoiser.folder / "model_index.json").read_text())
+    digest = hashlib.sha256(f"{denoiser.family} {denoiser.resolution} {index['_class_name']}".encode())
+    for name in sorted(index):
+        if name.startswith(("text_encoder", "tokenizer")):
+            for file in sorted(path for path in (denoiser.folder / name).rglob("*") if path.is_file()):
+                digest.update(f"{file.relative_to(denoiser.folder)} {file.stat().st_size}".encode())
+                with open(file, "rb") as handle:
+                    digest.update(handle.read(WHOLE))
+                    if file.stat().st_size > WHOLE:
+                        handle.seek(-WHOLE, 2)
+                        digest.update(handle.read())
+    return digest.hexdigest()[:16]
