@@ -14,7 +14,7 @@ from torch import nn
 from ..files import folder_atomic, write_json
 from ..method.student import Sampler
 from ..teachers.denoisers import Denoiser
-from ..teachers.roles import CopyRoles, Roles
+from ..teachers.roles import CopyRoles, LoraRoles, Roles
 
 SETTINGS, INDEX = "ddmd.json", "model_index.json"
 UNSAFE = ("*.bin", "*.pt", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*")  # a student carries safetensors alone
@@ -59,3 +59,21 @@ def export_student(
             "call": denoiser.stock_call(grid),
         }  # fmt: skip
         write_json(temporary / SETTINGS, {**settings, **about})
+
+
+def export_lora(folder: Path, denoiser: Denoiser, roles: LoraRoles) -> bool:
+    """Write the student's adapter as a file that the teacher's pipeline takes by `load_lora_weights`.
+
+    The pipeline still needs the student's scheduler and call, which `export_student` writes. Returns False for
+    a family whose pipeline loads no LoRA.
+    """
+    from peft import get_peft_model_state_dict
+
+    pipeline = type(denoiser.pipeline)
+    if not hasattr(pipeline, "save_lora_weights"):
+        return False
+    network: Any = roles.plain("student")
+    layers = get_peft_model_state_dict(network, adapter_name="student")
+    with folder_atomic(folder) as temporary:
+        pipeline.save_lora_weights(temporary, **{f"{denoiser.component}_lora_layers": layers}, safe_serialization=True)
+    return True

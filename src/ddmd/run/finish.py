@@ -11,9 +11,10 @@ from ..files import write_json
 from ..method.student import uniform_grid
 from ..teachers.builtin import BUILTIN, WEIGHTS, model_folder
 from ..teachers.prompts import encode_all
+from ..teachers.roles import LoraRoles
 from ..teachers.sampling import bare
 from . import checkpoint as ckpt
-from .export import export_student, student_network
+from .export import export_lora, export_student, student_network
 from .report import write_report
 from .results import Setting, results_object, score_row, seconds_per_image, teacher_settings, weights_hash
 from .train import Training
@@ -30,6 +31,8 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
     network = student_network(parts.roles)
     about = {"recipe": recipe.name, "alpha": recipe.objective.alpha, "cycle": chosen, "teacher": recipe.model}
     export_student(folder / "student", parts.denoiser, network, recipe.grid, parts.sampler, about)
+    if isinstance(parts.roles, LoraRoles):
+        export_lora(folder / "student-lora", parts.denoiser, parts.roles)
 
     scores: dict[str, Any] = {}
     note = f"The exported student is the average at cycle {chosen} of {training.cycle}."

@@ -145,6 +145,7 @@ class Recipe(Section):
     about: str = ""
     model: str
     resolution: Count | None = None  # pixels; the model's own when left out
+    allow_distilled_teacher: bool = False  # train although the teacher's guidance seems to mean nothing
     suite: Literal["shapes"] | None = None
     seed: int = 0
     objective: ObjectiveSection

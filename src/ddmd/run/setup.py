@@ -16,6 +16,7 @@ from ..method.objective import calibrate_mean_variance
 from ..method.student import Sampler, uniform_grid
 from ..teachers.builtin import Suite, load_suite, model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
+from ..teachers.guidance_check import check_guidance
 from ..teachers.prompt_files import read_prompts
 from ..teachers.prompts import PromptTable, RealTable, encode_all
 from ..teachers.roles import CopyRoles, LoraRoles, Roles
@@ -81,6 +82,10 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
     mean_variance = _mean_variance(recipe, denoiser, suite, texts)
     roles = _roles(recipe, denoiser)
     roles.wrap(accelerator.prepare_model, device)
+    engine = recipe.objective.ca_weight > 0 and (recipe.objective.alpha > 1 or recipe.objective.alpha_spread)
+    if engine and not recipe.allow_distilled_teacher:
+        probe = torch.Generator(device).manual_seed(recipe.seed)
+        check_guidance(denoiser, roles.teacher, prompts.at(0), prompts.uncond, probe)
 
     optim, o, f = recipe.optim, recipe.objective, recipe.fake
     adversary = _adversary(recipe, denoiser, roles, prompts.at(0), device)
