@@ -26,7 +26,7 @@ def student_network(roles: Roles) -> nn.Module:
         return copy.deepcopy(roles.plain("student"))
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    network: Any = copy.deepcopy(roles.plain("student"))
+    network: Any = copy.deepcopy(roles.plain("student")).float()  # in less, a merge rounds the adapter away
     for name, module in list(network.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(adapter_names=["student"])

@@ -109,6 +109,7 @@ class OptimSection(Section):
     clip: Positive = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.95
     gradient_checkpointing: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: frozen weights in it, trained ones in float32 and computed in it
 
 
 class TrainSection(Section):

@@ -19,7 +19,7 @@ from ..teachers.denoisers import Denoiser, load_denoiser
 from ..teachers.guidance_check import check_guidance
 from ..teachers.prompt_files import read_prompts
 from ..teachers.prompts import PromptTable, RealTable, encode_all
-from ..teachers.roles import CopyRoles, LoraRoles, Roles
+from ..teachers.roles import CopyRoles, LoraRoles, Roles, in_bfloat16
 from ..teachers.sampling import bare, sample_images
 from .checkpoint import Tensors, pack_optimizer, unpack_optimizer
 from .recipe import Recipe
@@ -74,6 +74,7 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
     device, rank = accelerator.device, accelerator.process_index
     torch.manual_seed(recipe.seed)
     denoiser = load_denoiser(model_folder(recipe.model), recipe.resolution)
+    denoiser.move(device)
     suite = load_suite(recipe.suite) if recipe.suite else None
     train = recipe.train
     texts = read_prompts(train.prompts) if train.prompts else suite.prompts("train", train.prompt_count) if suite else []
@@ -126,10 +127,13 @@ def _roles(recipe: Recipe, denoiser: Denoiser) -> Roles:
     if recipe.optim.gradient_checkpointing:
         network: Any = denoiser.network
         network.enable_gradient_checkpointing()
+    bf16 = recipe.optim.precision == "bf16"
+    call = in_bfloat16(denoiser.call) if bf16 else denoiser.call
+    frozen = torch.bfloat16 if bf16 else torch.float32
     if recipe.adapters is None:
-        return CopyRoles(denoiser.network, denoiser.call, trained, denoiser.feature_block)
+        return CopyRoles(denoiser.network, call, trained, denoiser.feature_block, frozen)
     ranks = recipe.adapters
-    return LoraRoles(denoiser.network, denoiser.call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, trained, denoiser.feature_block)
+    return LoraRoles(denoiser.network, call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, trained, denoiser.feature_block, frozen)
 
 
 def _adamw(recipe: Recipe, lr: float, parameters: list[nn.Parameter], head: Head | None = None) -> torch.optim.Optimizer:

@@ -119,11 +119,17 @@ class Roles(ABC):
 class CopyRoles(Roles):
     """Full copies: the teacher's own network and one more for each trained role."""
 
-    def __init__(self, network: nn.Module, call: Call, trained: Sequence[str] = STUDENT_AND_FAKE, feature_block: str = "") -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        call: Call,
+        trained: Sequence[str] = STUDENT_AND_FAKE,
+        feature_block: str = "",
+        frozen: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(call, trained, feature_block)
-        self.networks = {"teacher": network.requires_grad_(False).eval()}
-        for role in trained:
-            self.networks[role] = copy.deepcopy(network).requires_grad_(True).eval()
+        self.networks = {role: copy.deepcopy(network).requires_grad_(True).eval() for role in trained}
+        self.networks["teacher"] = network.requires_grad_(False).eval().to(frozen)
 
     def network(self, role: str) -> nn.Module:
         return self.networks[role]
@@ -155,12 +161,13 @@ class LoraRoles(Roles):
         fake_rank: int | None = None,
         trained: Sequence[str] = STUDENT_AND_FAKE,
         feature_block: str = "",
+        frozen: torch.dtype = torch.float32,
     ) -> None:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         super().__init__(call, trained, feature_block)
-        self.base = network.requires_grad_(False).eval()
+        self.base = network.requires_grad_(False).eval().to(frozen)
         ranks = {role: rank if role == "student" else fake_rank or rank for role in trained}
         if min(ranks.values()) < 1:
             raise ValueError(f"rank: found {ranks}; LoRA ranks must be at least 1")
@@ -173,6 +180,9 @@ class LoraRoles(Roles):
                 inject_adapter_in_model(config, network, adapter_name=role)
         self._layers: list[Any] = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
         self._named = {role: {n: p for n, p in network.named_parameters() if f".{role}." in n} for role in ranks}
+        for parameters in self._named.values():
+            for parameter in parameters.values():
+                parameter.data = parameter.data.float()  # peft makes them in the base's type; their updates would round away
         self._active = ""
         self._activate("teacher")
 
@@ -210,6 +220,28 @@ class LoraRoles(Roles):
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
         self._active = role
+
+
+def in_bfloat16(call: Call) -> Call:
+    """The same call in bfloat16, answering in float32: weights kept in it take their inputs in it, others run under autocast."""
+
+    def run(network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
+        own = next(network.parameters()).dtype
+        if own == torch.bfloat16:
+            return call(network, z.to(own), u, _cast(cond, own)).float()
+        with torch.autocast(z.device.type, torch.bfloat16):
+            return call(network, z, u, cond).float()
+
+    return run
+
+
+def _cast(cond: Condition, dtype: torch.dtype) -> Condition:
+    """Floating tensors of a condition in another type; masks and sizes keep theirs."""
+
+    def one(value: Tensor) -> Tensor:
+        return value.to(dtype) if value.is_floating_point() else value
+
+    return {name: one(value) if isinstance(value, Tensor) else [one(row) for row in value] for name, value in cond.items()}
 
 
 def _unwrapped(network: nn.Module) -> nn.Module:

@@ -79,6 +79,17 @@ class Denoiser(ABC):
         """The family's own unconditional, n times."""
         return self.encode([""] * n)
 
+    @property
+    def device(self) -> torch.device:
+        """Where prompts are encoded and latents decoded."""
+        return self.pipeline.vae.device
+
+    def move(self, device: torch.device) -> None:
+        """Move everything but the network, which the roles place."""
+        for name, part in self.pipeline.components.items():
+            if isinstance(part, nn.Module) and name != self.component:
+                part.to(device)
+
     def drop_encoders(self) -> None:
         """Let go of the text encoders, once all prompts are encoded; `encode` fails from then on."""
         self.pipeline.register_modules(**{name: None for name in self.pipeline.components if name.startswith("text_encoder")})
@@ -87,7 +98,7 @@ class Denoiser(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] (not clamped) of scaled latents."""
         vae = self.pipeline.vae
-        latents = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+        latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
         return vae.decode(latents, return_dict=False)[0]
 
     @abstractmethod

@@ -39,7 +39,7 @@ class Chroma(PackedDenoiser):
     def encode(self, prompts: Sequence[str]) -> Condition:
         texts = list(prompts)
         check_words(self.pipeline.tokenizer, texts)
-        embeds, _, mask, *_ = self.pipeline.encode_prompt(texts, device=self.pipeline.device, do_classifier_free_guidance=False)
+        embeds, _, mask, *_ = self.pipeline.encode_prompt(texts, device=self.device, do_classifier_free_guidance=False)
         return {"embeds": embeds, "mask": mask}
 
 

@@ -41,7 +41,7 @@ class Flux(PackedDenoiser):
     def encode(self, prompts: Sequence[str]) -> Condition:
         texts = list(prompts)
         check_words(self.pipeline.tokenizer_2, texts)
-        embeds, pooled, _ = self.pipeline.encode_prompt(texts, None, device=self.pipeline.device)
+        embeds, pooled, _ = self.pipeline.encode_prompt(texts, None, device=self.device)
         return {"embeds": embeds, "pooled": pooled}
 
     def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:

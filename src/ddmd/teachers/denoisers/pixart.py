@@ -38,7 +38,7 @@ class PixArtSigma(VPDenoiser):
     def encode(self, prompts: Sequence[str]) -> Condition:
         texts = list(prompts)
         check_words(self.pipeline.tokenizer, texts)
-        embeds, mask, _, _ = self.pipeline.encode_prompt(texts, do_classifier_free_guidance=False, device=self.pipeline.device)
+        embeds, mask, _, _ = self.pipeline.encode_prompt(texts, do_classifier_free_guidance=False, device=self.device)
         return {"embeds": embeds, "mask": mask}
 
     def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:

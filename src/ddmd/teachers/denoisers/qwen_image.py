@@ -41,7 +41,7 @@ class QwenImage(PackedDenoiser):
     def encode(self, prompts: Sequence[str]) -> Condition:
         texts = list(prompts)
         check_words(self.pipeline.tokenizer, texts)
-        embeds, mask = self.pipeline.encode_prompt(texts, device=self.pipeline.device)
+        embeds, mask = self.pipeline.encode_prompt(texts, device=self.device)
         lengths = mask.sum(1).tolist() if mask is not None else [embeds.shape[1]] * len(texts)
         return {"embeds": [row[:length] for row, length in zip(embeds, lengths, strict=True)]}
 
@@ -49,7 +49,7 @@ class QwenImage(PackedDenoiser):
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
         mean, std = (torch.tensor(v).view(1, -1, 1, 1).to(latents) for v in (vae.config.latents_mean, vae.config.latents_std))
-        return vae.decode((latents * std + mean).to(vae.dtype).unsqueeze(2), return_dict=False)[0][:, :, 0]
+        return vae.decode((latents * std + mean).to(vae.device, vae.dtype).unsqueeze(2), return_dict=False)[0][:, :, 0]
 
     def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:
         call = super().stock_call(grid)

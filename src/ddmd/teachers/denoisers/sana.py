@@ -39,9 +39,7 @@ class Sana(FlowDenoiser):
     def encode(self, prompts: Sequence[str]) -> Condition:
         texts = list(prompts)
         check_words(self.pipeline.tokenizer, texts)
-        embeds, mask, empty, empty_mask = self.pipeline.encode_prompt(
-            texts, device=self.pipeline.device, complex_human_instruction=self.instruction
-        )
+        embeds, mask, empty, empty_mask = self.pipeline.encode_prompt(texts, device=self.device, complex_human_instruction=self.instruction)
         said = torch.tensor([bool(text.strip()) for text in texts], device=embeds.device)
         return {"embeds": torch.where(said[:, None, None], embeds, empty), "mask": torch.where(said[:, None], mask, empty_mask)}
 

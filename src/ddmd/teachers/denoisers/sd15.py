@@ -27,7 +27,7 @@ class SD15(VPDenoiser):
     def encode(self, prompts: Sequence[str]) -> Condition:
         texts = list(prompts)
         check_words(self.pipeline.tokenizer, texts)
-        embeds, _ = self.pipeline.encode_prompt(texts, self.pipeline.device, 1, do_classifier_free_guidance=False)
+        embeds, _ = self.pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)
         return {"embeds": embeds}
 
 

@@ -42,7 +42,7 @@ class SD3(FlowDenoiser):
         texts = list(prompts)
         check_words(self.pipeline.tokenizer, texts)
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
-            texts, None, None, device=self.pipeline.device, do_classifier_free_guidance=False, max_sequence_length=self.t5_tokens
+            texts, None, None, device=self.device, do_classifier_free_guidance=False, max_sequence_length=self.t5_tokens
         )
         return {"embeds": embeds, "pooled": pooled}
 

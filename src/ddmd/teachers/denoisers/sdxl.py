@@ -31,7 +31,7 @@ class SDXL(VPDenoiser):
     def encode(self, prompts: Sequence[str]) -> Condition:
         texts = list(prompts)
         check_words(self.pipeline.tokenizer_2, texts)
-        embeds, _, pooled, _ = self.pipeline.encode_prompt(texts, device=self.pipeline.device, do_classifier_free_guidance=False)
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(texts, device=self.device, do_classifier_free_guidance=False)
         if self._zero_uncond:
             said = torch.tensor([bool(text.strip()) for text in texts], device=embeds.device)
             embeds, pooled = embeds * said[:, None, None], pooled * said[:, None]

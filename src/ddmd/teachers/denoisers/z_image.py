@@ -45,7 +45,7 @@ class ZImage(FlowDenoiser):
     def encode(self, prompts: Sequence[str]) -> Condition:
         check_words(self.pipeline.tokenizer, list(prompts))
         # The pipeline overwrites the list it is given, so it gets one of its own.
-        embeds, _ = self.pipeline.encode_prompt(list(prompts), device=self.pipeline.device, do_classifier_free_guidance=False)
+        embeds, _ = self.pipeline.encode_prompt(list(prompts), device=self.device, do_classifier_free_guidance=False)
         return {"embeds": embeds}
 
     def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:
