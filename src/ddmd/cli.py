@@ -153,8 +153,11 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this preset, r
 
 
 @app.command()
-def doctor() -> None:
-    """Versions, device, memory, and what is missing."""
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(help="Also estimate what this recipe holds in memory.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, any key of the recipe.")] = None,
+) -> None:
+    """Versions, device, memory, and what is missing; what a recipe needs."""
     from .measure.doctor import examine
 
     report = examine()
@@ -162,8 +165,21 @@ def doctor() -> None:
         print(f"{name:<18}{found}")
     for problem in report.problems:
         print(f"missing: {problem}")
+    if recipe is not None:
+        _print_estimate(recipe, overrides or [])
     if report.problems:
         raise typer.Exit(2)
+
+
+def _print_estimate(recipe: str, overrides: list[str]) -> None:
+    from .measure.memory import estimate
+    from .run.recipe import load_recipe
+
+    found = estimate(load_recipe(recipe, overrides))
+    print(f"\n{recipe} holds, besides activations:")
+    for name, size in {**found.parts, "in all": found.total}.items():
+        print(f"  {name:<38}{size / 2**30:9.3f} GiB")
+    print("less memory: " + (", ".join(found.savings) or "nothing more to set"))
 
 
 @builtin.command("train")

@@ -5,7 +5,7 @@ import torch
 
 from ddmd.method.distiller import Batch, Distiller, Objective, Plan
 from ddmd.method.guidance import GuidanceScale
-from ddmd.teachers.roles import CopyRoles, LoraRoles, RoleError
+from ddmd.teachers.roles import CopyRoles, LoraRoles, RoleError, in_bfloat16
 
 
 @pytest.fixture
@@ -160,3 +160,35 @@ def test_rank_zero_is_refused(fresh):
     network, denoiser = fresh
     with pytest.raises(ValueError, match="rank"):
         LoraRoles(network, denoiser.call, denoiser.lora_targets, rank=-1)
+
+
+@pytest.mark.parametrize("kind", ["copies", "lora"])
+def test_bfloat16_holds_frozen_weights_in_it_and_trains_in_float32(kind, fresh):
+    network, denoiser = fresh
+    z, u, cond = inputs(denoiser)
+    with torch.no_grad():
+        exact = denoiser.call(network, z, u, cond)
+    denoiser.call = in_bfloat16(denoiser.call)
+    roles = build(kind, network, denoiser, frozen=torch.bfloat16)
+    assert {p.dtype for role in ("student", "fake") for p in roles.parameters(role)} == {torch.float32}
+    answers = roles.teacher(z, u, cond), roles.student(z, u, cond)
+    for answer in answers:
+        assert answer.dtype == torch.float32
+        assert (answer - exact).square().mean().sqrt() < 0.05 * exact.square().mean().sqrt()
+    roles.backward("student", answers[1].square().mean())
+    assert sum(p.grad.abs().sum() for p in roles.parameters("student") if p.grad is not None) > 0
+    assert all(p.grad is None for p in roles.parameters("fake"))
+
+
+def resident(*networks):
+    """Bytes of distinct parameter storage."""
+    return sum({p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for n in networks for p in n.parameters()}.values())
+
+
+def test_adapters_share_one_base_where_copies_are_three(fresh):
+    network, denoiser = fresh
+    base = resident(network)
+    assert resident(*build("copies", copy.deepcopy(network), denoiser).networks.values()) == 3 * base
+    roles = build("lora", network, denoiser)
+    adapters = sum(p.numel() * p.element_size() for role in ("student", "fake") for p in roles.parameters(role))
+    assert resident(roles.base) == base + adapters

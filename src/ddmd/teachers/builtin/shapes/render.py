@@ -24,7 +24,7 @@ OFFSET = {"center": (0.0, 0.0), "left": (-5.5, 0.0), "right": (5.5, 0.0), "top":
 def render(scenes: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw scenes (n, 6) as images (n, 3, 32, 32) in [-0.9, 0.9].
 
-    Place, radius, tone and the phase of the texture vary a little from draw to draw.
+    Place, radius and tone vary a little from draw to draw; a texture is fixed to its object's centre.
     """
     column = {name: scenes[:, i] for i, name in enumerate(NAMES)}
     n = len(scenes)
@@ -36,13 +36,12 @@ def render(scenes: Tensor, generator: torch.Generator | None = None) -> Tensor:
     centre = SIZE / 2 + _table(OFFSET, "position")[column["position"]] + jitter(2)
     ink = _table(PALETTE, "colour")[column["colour"]] + 0.03 * jitter(3)
     paper = _table(PALETTE, "background")[column["background"]] + 0.03 * jitter(3)
-    phase = 4 * jitter(2)
 
     axis = (torch.arange(SIZE * SUPERSAMPLE) + 0.5) / SUPERSAMPLE
     dx = (axis[None, None, :] - centre[:, 0, None, None]).expand(n, len(axis), len(axis))
     dy = (axis[None, :, None] - centre[:, 1, None, None]).expand(n, len(axis), len(axis))
     inside = _inside(dx / radius[:, None, None], dy / radius[:, None, None], column["shape"])
-    dark = _dark(dx + phase[:, 0, None, None], dy + phase[:, 1, None, None], column["texture"])
+    dark = _dark(dx, dy, column["texture"])
 
     def soften(mask: Tensor) -> Tensor:
         return torch.nn.functional.avg_pool2d(mask.float()[:, None], SUPERSAMPLE)
@@ -78,7 +77,7 @@ def _inside(x: Tensor, y: Tensor, shape: Tensor) -> Tensor:
 
 
 def _dark(x: Tensor, y: Tensor, texture: Tensor) -> Tensor:
-    """Where the darker tone of a texture falls; x and y in pixels from the object's centre plus a phase."""
+    """Where the darker tone of a texture falls; x and y in pixels from the object's centre."""
     pitch = 6.0
     nearest = torch.hypot((x + pitch / 2) % pitch - pitch / 2, (y + pitch / 2) % pitch - pitch / 2)
     tests = {

@@ -27,7 +27,7 @@ class TeacherRecipe:
     batch: int = 32
     lr: float = 6e-4
     warmup: int = 100
-    decay: float = 0.35  # the last share of the steps, over which the learning rate falls to zero
+    decay: float = 0.6  # the last share of the steps, over which the learning rate falls to zero
     ema: float = 0.999
     omit: float = 0.15
     wrong: float = 0.08

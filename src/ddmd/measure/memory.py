@@ -1,0 +1,100 @@
+"""How much memory a recipe holds, from the headers of its model's files, before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..run.recipe import Recipe
+from ..teachers.builtin import model_folder
+from ..teachers.denoisers import FAMILIES
+
+FLOAT, ADAM = 4, 8  # bytes a parameter: one float32; AdamW's two moments
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes by what they are for, and the keys that would lower them."""
+
+    parts: dict[str, int]
+    savings: list[str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def estimate(recipe: Recipe) -> Estimate:
+    """Resident bytes of a run: weights, gradients, optimiser states and the average. Activations come on top.
+
+    Raises InputError where the model's folder is missing, of an unknown family, or damaged.
+    """
+    folder = model_folder(recipe.model)
+    family = importlib.import_module(f"ddmd.teachers.denoisers.{FAMILIES[_pipeline_class(folder)]}").DENOISER
+    shapes = tensor_shapes(folder / family.component)
+    base = sum(math.prod(shape) for shape in shapes.values())
+    trained = ["student"] + ["fake"] * (recipe.objective.dm_weight > 0 or bool(recipe.objective.gan))
+    frozen = 2 if recipe.optim.precision == "bf16" else FLOAT
+    if recipe.adapters is None:
+        each = dict.fromkeys(trained, base)
+    else:
+        ranks = {"student": recipe.adapters.rank, "fake": recipe.adapters.fake_rank or recipe.adapters.rank}
+        wide = sum(sum(shape) for name, shape in shapes.items() if _is_target(name, shape, family.lora_targets))
+        each = {role: ranks[role] * wide for role in trained}
+    parts = {"teacher, frozen": frozen * base}
+    for role, count in each.items():
+        parts[f"{role}: weights, gradients, moments"] = count * (2 * FLOAT + ADAM)
+    parts["average of the student"] = each["student"] * FLOAT
+    for name in sorted(path.name for path in folder.iterdir() if path.is_dir()):
+        if name == "vae" or (name.startswith("text_encoder") and not recipe.train.cache):
+            parts[name] = FLOAT * sum(math.prod(shape) for shape in tensor_shapes(folder / name).values())
+    return Estimate(parts, _savings(recipe))
+
+
+def _savings(recipe: Recipe) -> list[str]:
+    """Keys still at their dearer value."""
+    optim = recipe.optim
+    found = {
+        "adapters.rank=64": recipe.adapters is None,
+        "optim.precision=bf16": optim.precision == "fp32",
+        "optim.gradient_checkpointing=true": not optim.gradient_checkpointing,
+        "train.cache=DIR": recipe.train.cache is None,
+        "objective.split_teacher=true": not recipe.objective.split_teacher,
+        "train.batch=1": recipe.train.batch > 1,
+    }
+    return [key for key, open_to in found.items() if open_to]
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors in a component's safetensors files, from their headers alone."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    files = sorted(folder.glob("*.safetensors"))
+    # A folder may hold the same weights again in half precision.
+    for file in [f for f in files if ".fp16." not in f.name] or files:
+        try:
+            with open(file, "rb") as handle:
+                header = json.loads(handle.read(struct.unpack("<Q", handle.read(8))[0]))
+        except (OSError, ValueError, struct.error, MemoryError, OverflowError) as error:
+            raise InputError(str(file), "not a safetensors file", "copy the folder again") from error
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return shapes
+
+
+def _is_target(name: str, shape: tuple[int, ...], targets: tuple[str, ...]) -> bool:
+    layer = name.removesuffix(".weight")
+    return len(shape) == 2 and any(layer == target or layer.endswith(f".{target}") for target in targets)
+
+
+def _pipeline_class(folder: Path) -> str:
+    try:
+        name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(str(folder), "no readable model_index.json", "give the folder of a diffusers pipeline, as model=PATH") from error
+    if name not in FAMILIES:
+        raise InputError(str(folder), f"pipeline class {name}", f"known families: {', '.join(FAMILIES)}")
+    return name
