@@ -12,8 +12,12 @@ from ddmd.run.report import curve_svg
 def main() -> None:
     pipeline, out = map(Path, sys.argv[1:3])
     facts = json.loads((pipeline / "training.json").read_text())
-    rows = [{"cycle": row["step"], "loss": row["loss"]} for row in facts["curve"]]
-    out.write_text(curve_svg("training loss (v-prediction) by step", ("loss",), rows) + "\n")
+    rows, seen = [], 0
+    for stage in facts.get("stages", [facts]):
+        batch = stage["recipe"]["batch"]
+        rows += [{"cycle": seen + row["step"] * batch // 1000, "loss": row["loss"]} for row in stage["curve"]]
+        seen = rows[-1]["cycle"]
+    out.write_text(curve_svg("training loss (v-prediction) by thousands of images", ("loss",), rows) + "\n")
 
 
 if __name__ == "__main__":
