@@ -41,6 +41,10 @@ def test_presets_are_the_papers_rows(name, facts):
         assert value == wanted
 
 
+def test_numbers_may_be_written_as_physicists_do():
+    assert load_recipe("shapes", ["optim.student_lr=5e-5"]).optim.student_lr == 5e-5
+
+
 def test_overrides_are_read_as_yaml_and_nested():
     recipe = load_recipe("shapes", ["objective.alpha=3.5", "renoise.ca_window=[0.1, 0.5]", "adapters.rank=8", "student.grid=[1, 0.5]"])
     assert recipe.objective.alpha == 3.5

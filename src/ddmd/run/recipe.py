@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..method.guidance import GuidanceScale
 from ..method.renoise import RenoiseSchedule
 from ..method.student import check_grid, uniform_grid
 
+SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 Window = Annotated[list[float], Field(min_length=2, max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -223,13 +225,18 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         if not separator or not key:
             raise InputError(override, "no key=value", "write overrides like objective.alpha=3")
         try:
-            _assign(values, key.split("."), yaml.safe_load(text), override)
+            _assign(values, key.split("."), _value(text), override)
         except yaml.YAMLError as error:
             raise InputError(key, f"{text!r}, which is not YAML", "quote the value") from error
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise _as_input_error(error, values) from error
+
+
+def _value(text: str) -> Any:
+    """An override's value: YAML, and numbers such as 5e-5, which YAML 1.1 takes for words."""
+    return float(text) if SCIENTIFIC.fullmatch(text) else yaml.safe_load(text)
 
 
 def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
