@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import struct
@@ -12,7 +11,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..run.recipe import Recipe
 from ..teachers.builtin import model_folder
-from ..teachers.denoisers import FAMILIES
+from ..teachers.denoisers import family_of
 
 FLOAT, ADAM = 4, 8  # bytes a parameter: one float32; AdamW's two moments
 
@@ -35,17 +34,15 @@ def estimate(recipe: Recipe) -> Estimate:
     Raises InputError where the model's folder is missing, of an unknown family, or damaged.
     """
     folder = model_folder(recipe.model)
-    family = importlib.import_module(f"ddmd.teachers.denoisers.{FAMILIES[_pipeline_class(folder)]}").DENOISER
+    family = family_of(folder)
     shapes = tensor_shapes(folder / family.component)
     base = sum(math.prod(shape) for shape in shapes.values())
-    trained = ["student"] + ["fake"] * (recipe.objective.dm_weight > 0 or bool(recipe.objective.gan))
     frozen = 2 if recipe.optim.precision == "bf16" else FLOAT
     if recipe.adapters is None:
-        each = dict.fromkeys(trained, base)
+        each = dict.fromkeys(recipe.trained_roles, base)
     else:
-        ranks = {"student": recipe.adapters.rank, "fake": recipe.adapters.fake_rank or recipe.adapters.rank}
         wide = sum(sum(shape) for name, shape in shapes.items() if _is_target(name, shape, family.lora_targets))
-        each = {role: ranks[role] * wide for role in trained}
+        each = {role: recipe.adapters.rank_of(role) * wide for role in recipe.trained_roles}
     parts = {"teacher, frozen": frozen * base}
     for role, count in each.items():
         parts[f"{role}: weights, gradients, moments"] = count * (2 * FLOAT + ADAM)
@@ -88,13 +85,3 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def _is_target(name: str, shape: tuple[int, ...], targets: tuple[str, ...]) -> bool:
     layer = name.removesuffix(".weight")
     return len(shape) == 2 and any(layer == target or layer.endswith(f".{target}") for target in targets)
-
-
-def _pipeline_class(folder: Path) -> str:
-    try:
-        name = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(str(folder), "no readable model_index.json", "give the folder of a diffusers pipeline, as model=PATH") from error
-    if name not in FAMILIES:
-        raise InputError(str(folder), f"pipeline class {name}", f"known families: {', '.join(FAMILIES)}")
-    return name

@@ -98,6 +98,10 @@ class AdaptersSection(Section):
     rank: Count = 16
     fake_rank: Count | None = None
 
+    def rank_of(self, role: str) -> int:
+        """The rank of a trained role's adapter."""
+        return self.rank if role == "student" else self.fake_rank or self.rank
+
 
 class OptimSection(Section):
     """AdamW for both; `ema` averages the student that is evaluated and exported."""
@@ -176,6 +180,14 @@ class Recipe(Section):
         if self.fake.follow and self.adapters and self.adapters.fake_rank not in (None, self.adapters.rank):
             raise ValueError("fake.follow: found adapters of unequal rank; the fake can follow only a student of its own shape")
         return self
+
+    @property
+    def trained_roles(self) -> tuple[str, ...]:
+        """The networks that the recipe trains."""
+        o = self.objective
+        fake = o.dm_weight > 0 or (o.gan is not None and o.gan.where == "fake")
+        judge = o.gan is not None and o.gan.where == "teacher_init"
+        return ("student", *(["fake"] if fake else []), *(["discriminator"] if judge else []))
 
     @property
     def guidance(self) -> GuidanceScale:

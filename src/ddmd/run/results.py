@@ -31,6 +31,7 @@ class Setting:
     grid: tuple[float, ...]
     sampler: Sampler
     guidance: float
+    resolution: int | None = None  # pixels; the model's own when None
 
     @property
     def steps(self) -> int:

@@ -118,12 +118,6 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
 
 def _roles(recipe: Recipe, denoiser: Denoiser) -> Roles:
     """The networks that the recipe trains, on copies or on adapters."""
-    gan = recipe.objective.gan
-    trained = ["student"]
-    if recipe.objective.dm_weight > 0 or (gan and gan.where == "fake"):
-        trained.append("fake")
-    if gan and gan.where == "teacher_init":
-        trained.append("discriminator")
     if recipe.optim.gradient_checkpointing:
         network: Any = denoiser.network
         network.enable_gradient_checkpointing()
@@ -131,9 +125,11 @@ def _roles(recipe: Recipe, denoiser: Denoiser) -> Roles:
     call = in_bfloat16(denoiser.call) if bf16 else denoiser.call
     frozen = torch.bfloat16 if bf16 else torch.float32
     if recipe.adapters is None:
-        return CopyRoles(denoiser.network, call, trained, denoiser.feature_block, frozen)
+        return CopyRoles(denoiser.network, call, recipe.trained_roles, denoiser.feature_block, frozen)
     ranks = recipe.adapters
-    return LoraRoles(denoiser.network, call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, trained, denoiser.feature_block, frozen)
+    return LoraRoles(
+        denoiser.network, call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, recipe.trained_roles, denoiser.feature_block, frozen
+    )
 
 
 def _adamw(recipe: Recipe, lr: float, parameters: list[nn.Parameter], head: Head | None = None) -> torch.optim.Optimizer:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..method.distiller import Condition
 from .denoisers.base import Denoiser
 
 SHARD = 64  # prompts
+OPEN = 256  # shards held open
 WHOLE = 1 << 22  # files up to this size are hashed whole, larger ones at both ends
 
 
@@ -29,21 +31,18 @@ class ConditionCache:
     prompts and written whole by a rename, so writers may race and be killed; a damaged one is encoded again.
     """
 
-    def __init__(self, folder: Path, denoiser: Denoiser, prompts: Sequence[str], report: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, folder: Path, denoiser: Denoiser, prompts: Sequence[str]) -> None:
         self.folder = folder / encoder_fingerprint(denoiser)
-        self.total = len(prompts)
         if not (self.folder / "about.json").exists():
             write_json(self.folder / "about.json", {"family": denoiser.family, "model": str(denoiser.folder)})
         self._shards: list[Path] = []
-        self._open: dict[int, Any] = {}
+        self._shard = lru_cache(OPEN)(self._open)
         for start in range(0, len(prompts), SHARD):
             block = list(prompts[start : start + SHARD])
             path = self.folder / f"{hashlib.sha256(json.dumps(block).encode()).hexdigest()[:32]}.safetensors"
             if not is_whole(path):
                 write_atomic(path, pack_shard(denoiser.encode(block)))
             self._shards.append(path)
-            if report is not None:
-                report(min(start + SHARD, self.total), self.total)
 
     def rows(self, rows: Tensor) -> Condition:
         """The conditions of some prompts, on the CPU."""
@@ -54,11 +53,12 @@ class ConditionCache:
             together[name.removesuffix("[]")] = values if name.endswith("[]") else torch.stack(values)
         return together
 
+    def _open(self, number: int) -> Any:
+        return safe_open(self._shards[number], framework="pt")
+
     def _row(self, row: int) -> dict[str, Tensor]:
         number, place = divmod(row, SHARD)
-        if number not in self._open:
-            self._open[number] = safe_open(self._shards[number], framework="pt")
-        shard = self._open[number]
+        shard = self._shard(number)
         values = {}
         for name in shard.keys():  # noqa: SIM118 (not a dict)
             base, _, index = name.partition("[]")

@@ -25,9 +25,8 @@ def resolve(model: str) -> Path:
 
 def open_model(folder: Path) -> Denoiser:
     """The denoiser of a pipeline's folder, at the size that a student was trained at."""
-    path = folder / SETTINGS
-    own = json.loads(path.read_text()).get("resolution") if student_setting(folder) else None
-    return load_denoiser(folder, own)
+    own = student_setting(folder)
+    return load_denoiser(folder, own.resolution if own else None)
 
 
 def student_setting(folder: Path) -> Setting | None:
@@ -37,7 +36,7 @@ def student_setting(folder: Path) -> Setting | None:
         return None
     try:
         saved = json.loads(path.read_text())
-        return Setting(tuple(saved["grid"]), saved["sampler"], saved["guidance"])
+        return Setting(tuple(saved["grid"]), saved["sampler"], saved["guidance"], saved.get("resolution"))
     except (ValueError, KeyError) as error:
         raise InputError(str(path), f"settings that cannot be read ({error})", "export the student again") from error
 

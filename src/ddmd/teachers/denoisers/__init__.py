@@ -24,15 +24,11 @@ FAMILIES = {
     "ZImagePipeline": "z_image",
 }
 
-__all__ = ["FAMILIES", "Denoiser", "load_denoiser"]
+__all__ = ["FAMILIES", "Denoiser", "family_of", "load_denoiser"]
 
 
-def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser:
-    """Open a diffusers pipeline folder as the denoiser of its family, in float32 on the CPU, for images of a size in pixels.
-
-    Raises InputError when the folder, its model_index.json or a weight file is missing or damaged, or the family is unknown.
-    """
-    folder = Path(folder)
+def family_of(folder: Path) -> type[Denoiser]:
+    """The denoiser class of a pipeline folder. Raises InputError where its index is missing, damaged or of an unknown class."""
     index = folder / "model_index.json"
     if not index.is_file():
         found = "no such folder" if not folder.is_dir() else "no model_index.json in it"
@@ -43,6 +39,16 @@ def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser
         raise InputError(str(index), f"not a pipeline index ({error})", "download or save the pipeline again") from error
     if name not in FAMILIES:
         raise InputError(str(index), f"pipeline class {name}", f"known families: {', '.join(FAMILIES)}")
+    return importlib.import_module(f".{FAMILIES[name]}", __package__).DENOISER
+
+
+def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser:
+    """Open a diffusers pipeline folder as the denoiser of its family, in float32 on the CPU, for images of a size in pixels.
+
+    Raises InputError when the folder, its model_index.json or a weight file is missing or damaged, or the family is unknown.
+    """
+    folder = Path(folder)
+    family = family_of(folder)
 
     import torch
     from diffusers import DiffusionPipeline
@@ -60,7 +66,6 @@ def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser
             str(folder), f"a pipeline that does not load ({type(error).__name__}: {reason})", "copy the folder again"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
-    family = importlib.import_module(f".{FAMILIES[name]}", __package__)
-    denoiser: Denoiser = family.DENOISER(pipeline, resolution)
+    denoiser = family(pipeline, resolution)
     denoiser.folder = folder
     return denoiser

@@ -26,13 +26,13 @@ class Denoiser(ABC):
     """
 
     family: ClassVar[str]
-    component: ClassVar[str]  # the network's name in the pipeline
-    lora_targets: ClassVar[tuple[str, ...]]
+    component: ClassVar[str] = "transformer"  # the network's name in the pipeline
+    blocks: ClassVar[str] = "transformer_blocks"  # its stack of blocks
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     sampler: ClassVar[Sampler] = "sde"  # the few-step sampler that the family's students use by default
 
     folder: Path  # where it was opened; a student's export takes its other parts from there
     path: NoisePath  # the noise path that the network was trained on
-    feature_block: str  # the block by whose features a discriminator judges
 
     def __init__(self, pipeline: DiffusionPipeline, resolution: int | None = None) -> None:
         """Raises InputError for a resolution, in pixels, that the pipeline's latents cannot hold."""
@@ -41,6 +41,11 @@ class Denoiser(ABC):
         if self.resolution % (self.pipeline.vae_scale_factor * self.patch):
             multiple = self.pipeline.vae_scale_factor * self.patch
             raise InputError("resolution", str(self.resolution), f"a {self.family} model needs a multiple of {multiple}")
+
+    @property
+    def feature_block(self) -> str:
+        """The block by whose features a discriminator judges: the middle one of the stack."""
+        return f"{self.blocks}.{len(self.network.get_submodule(self.blocks)) // 2 - 1}"
 
     @property
     def native_resolution(self) -> int:

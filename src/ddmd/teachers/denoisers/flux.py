@@ -23,9 +23,9 @@ class Flux(PackedDenoiser):
 
     family = "flux"
 
-    def __init__(self, pipeline: Any, resolution: int | None = None) -> None:
-        super().__init__(pipeline, resolution)
-        self.feature_block = f"transformer_blocks.{pipeline.transformer.config.num_layers - 1}"
+    @property
+    def feature_block(self) -> str:
+        return f"{self.blocks}.{len(self.network.transformer_blocks) - 1}"  # the last before text and image share one stream
 
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         embeds, (height, width) = cond["embeds"], z.shape[-2:]

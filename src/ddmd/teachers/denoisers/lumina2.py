@@ -6,26 +6,20 @@ A prompt is preceded by the pipeline's system prompt; the unconditional is the e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...method.distiller import Condition
 from .flow import FlowDenoiser
-from .words import check_words
+from .words import check_words, encode_after_preamble
 
 
 class Lumina2(FlowDenoiser):
     """Lumina2Pipeline. Guidance is the plain one; the stock pipeline's `cfg_normalization` is a teacher's sampling habit."""
 
     family = "lumina2"
-    component = "transformer"
-    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
-
-    def __init__(self, pipeline: Any, resolution: int | None = None) -> None:
-        super().__init__(pipeline, resolution)
-        self.feature_block = f"layers.{pipeline.transformer.config.num_layers // 2 - 1}"
+    blocks = "layers"
 
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         # Its time is 0 at noise and its velocity points to the data: both are turned round here.
@@ -36,9 +30,7 @@ class Lumina2(FlowDenoiser):
     def encode(self, prompts: Sequence[str]) -> Condition:
         texts = list(prompts)
         check_words(self.pipeline.tokenizer, texts)
-        embeds, mask, empty, empty_mask = self.pipeline.encode_prompt(texts, device=self.device)
-        said = torch.tensor([bool(text.strip()) for text in texts], device=embeds.device)
-        return {"embeds": torch.where(said[:, None, None], embeds, empty), "mask": torch.where(said[:, None], mask, empty_mask)}
+        return encode_after_preamble(self.pipeline, texts, device=self.device)
 
 
 DENOISER = Lumina2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -16,7 +14,6 @@ PACK = 2
 class PackedDenoiser(FlowDenoiser):
     """A flow family whose tokens are packs; outside `call`, ddmd's latents stay unpacked."""
 
-    component: ClassVar[str] = "transformer"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
     @property

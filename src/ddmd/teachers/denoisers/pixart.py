@@ -20,12 +20,6 @@ class PixArtSigma(VPDenoiser):
     """PixArtSigmaPipeline. The variance half of its output is left alone: it has no part in the method."""
 
     family = "pixart_sigma"
-    component = "transformer"
-    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
-
-    def __init__(self, pipeline: Any, resolution: int | None = None) -> None:
-        super().__init__(pipeline, resolution)
-        self.feature_block = f"transformer_blocks.{pipeline.transformer.config.num_layers // 2 - 1}"
 
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         output = network(

@@ -22,10 +22,6 @@ class QwenImage(PackedDenoiser):
 
     family = "qwen_image"
 
-    def __init__(self, pipeline: Any, resolution: int | None = None) -> None:
-        super().__init__(pipeline, resolution)
-        self.feature_block = f"transformer_blocks.{pipeline.transformer.config.num_layers // 2 - 1}"
-
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         # Prompts keep their own lengths, and a batch is padded to its longest.
         embeds, (height, width) = pad_sequence(list(cond["embeds"]), batch_first=True), z.shape[-2:]

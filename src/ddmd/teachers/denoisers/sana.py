@@ -14,20 +14,17 @@ from torch import Tensor, nn
 
 from ...method.distiller import Condition
 from .flow import FlowDenoiser
-from .words import check_words
+from .words import check_words, encode_after_preamble
 
 
 class Sana(FlowDenoiser):
     """SanaPipeline. Its scheduler may name the time shift `flow_shift`."""
 
     family = "sana"
-    component = "transformer"
-    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     stock_sigmas = False  # the pipeline leaves the grid to the scheduler
 
     def __init__(self, pipeline: Any, resolution: int | None = None) -> None:
         super().__init__(pipeline, resolution)
-        self.feature_block = f"transformer_blocks.{pipeline.transformer.config.num_layers // 2 - 1}"
         self.instruction = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
 
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
@@ -39,9 +36,7 @@ class Sana(FlowDenoiser):
     def encode(self, prompts: Sequence[str]) -> Condition:
         texts = list(prompts)
         check_words(self.pipeline.tokenizer, texts)
-        embeds, mask, empty, empty_mask = self.pipeline.encode_prompt(texts, device=self.device, complex_human_instruction=self.instruction)
-        said = torch.tensor([bool(text.strip()) for text in texts], device=embeds.device)
-        return {"embeds": torch.where(said[:, None, None], embeds, empty), "mask": torch.where(said[:, None], mask, empty_mask)}
+        return encode_after_preamble(self.pipeline, texts, device=self.device, complex_human_instruction=self.instruction)
 
     def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:
         # Left to itself, the pipeline draws 1024 pixels whatever the model's size, and moves others to a bin of its own.

@@ -8,17 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ...method.distiller import Condition
-from .vp import VPDenoiser
+from .vp import UNetDenoiser
 from .words import check_words
 
 
-class SD15(VPDenoiser):
+class SD15(UNetDenoiser):
     """StableDiffusionPipeline, predicting eps or v."""
 
     family = "sd15"
-    component = "unet"
-    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
-    feature_block = "mid_block"
 
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         return network(z, self.path.time(u), encoder_hidden_states=cond["embeds"], return_dict=False)[0]

@@ -23,13 +23,11 @@ class SD3(FlowDenoiser):
     """StableDiffusion3Pipeline and everything saved in its shape."""
 
     family = "sd3"
-    component = "transformer"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     stock_sigmas = False  # its own grid runs down to the table's last level, not to 1/N
 
     def __init__(self, pipeline: Any, resolution: int | None = None) -> None:
         super().__init__(pipeline, resolution)
-        self.feature_block = f"transformer_blocks.{pipeline.transformer.config.num_layers // 2 - 1}"
         longest = pipeline.tokenizer_3.model_max_length if pipeline.tokenizer_3 is not None else T5_TOKENS
         self.t5_tokens = min(T5_TOKENS, longest)
 

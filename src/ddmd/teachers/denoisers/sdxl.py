@@ -11,17 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ...method.distiller import Condition
-from .vp import VPDenoiser
+from .vp import UNetDenoiser
 from .words import check_words
 
 
-class SDXL(VPDenoiser):
+class SDXL(UNetDenoiser):
     """StableDiffusionXLPipeline, predicting eps or v; the embedded `shapes` teacher is one."""
 
     family = "sdxl"
-    component = "unet"
-    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
-    feature_block = "mid_block"
 
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}

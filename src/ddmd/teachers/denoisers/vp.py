@@ -46,3 +46,13 @@ class VPDenoiser(Denoiser):
                 "use equal steps whose number divides 1000",
             )  # fmt: skip
         return scheduler
+
+
+class UNetDenoiser(VPDenoiser):
+    """Stable Diffusion's U-Nets."""
+
+    component = "unet"
+
+    @property
+    def feature_block(self) -> str:
+        return "mid_block"

@@ -1,11 +1,14 @@
-"""Refuse prompts that a word-level tokenizer cannot hold."""
+"""Words before they are encoded: what a tokenizer cannot hold, and preambles that the empty prompt goes without."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from ...errors import InputError
+from ...method.distiller import Condition
 
 
 def check_words(tokenizer: Any, prompts: Sequence[str]) -> None:
@@ -24,3 +27,14 @@ def check_words(tokenizer: Any, prompts: Sequence[str]) -> None:
             raise InputError("prompt", f"unknown words {', '.join(words)} in {prompt!r}", f"this model knows only: {', '.join(known)}")
         if len(ids) > tokenizer.model_max_length:
             raise InputError("prompt", f"{len(ids)} tokens in {prompt!r}", f"this model reads at most {tokenizer.model_max_length}")
+
+
+def encode_after_preamble(pipeline: Any, prompts: Sequence[str], **options: Any) -> Condition:
+    """Embeddings and masks by a pipeline that puts a text of its own before a prompt, but not before the empty one."""
+    said = torch.tensor([bool(prompt.strip()) for prompt in prompts])
+    some_empty = not bool(said.all())
+    embeds, mask, empty, empty_mask = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=some_empty, **options)
+    if some_empty:
+        said = said.to(embeds.device)
+        embeds, mask = torch.where(said[:, None, None], embeds, empty), torch.where(said[:, None], mask, empty_mask)
+    return {"embeds": embeds, "mask": mask}

@@ -20,12 +20,8 @@ class ZImage(FlowDenoiser):
     """ZImagePipeline."""
 
     family = "z_image"
-    component = "transformer"
+    blocks = "layers"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3")
-
-    def __init__(self, pipeline: Any, resolution: int | None = None) -> None:
-        super().__init__(pipeline, resolution)
-        self.feature_block = f"layers.{pipeline.transformer.config.n_layers // 2 - 1}"
 
     @property
     def native_resolution(self) -> int:
