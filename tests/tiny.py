@@ -65,23 +65,33 @@ def sd3(**scheduler):
     )  # fmt: skip
 
 
-def unet(width, **more):
+def unet(width, channels=3, **more):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=SIDE, in_channels=3, out_channels=3, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=width,
+        sample_size=SIDE, in_channels=channels, out_channels=channels, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=width,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=2, norm_num_groups=4, use_linear_projection=True, **more,
     ).eval()  # fmt: skip
 
 
-def sdxl(prediction="epsilon", zero_uncond=True):
+def halving_autoencoder():
+    """One that is not the identity: four channels at half the side, as far as SDXL's goes in kind."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1, latent_channels=4, norm_num_groups=4, scaling_factor=0.13025,
+    ).eval()  # fmt: skip
+
+
+def sdxl(prediction="epsilon", zero_uncond=True, halving=False):
     from diffusers import StableDiffusionXLPipeline
 
     tokenizer = build_tokenizer()
     return StableDiffusionXLPipeline(
-        vae=identity_autoencoder(), text_encoder=None, text_encoder_2=build_clip(tokenizer), tokenizer=None, tokenizer_2=tokenizer,
-        unet=unet(TEXT_WIDTH, addition_embed_type="text_time", addition_time_embed_dim=8,
+        vae=halving_autoencoder() if halving else identity_autoencoder(), text_encoder=None, text_encoder_2=build_clip(tokenizer), tokenizer=None, tokenizer_2=tokenizer,
+        unet=unet(TEXT_WIDTH, 4 if halving else 3, addition_embed_type="text_time", addition_time_embed_dim=8,
                   projection_class_embeddings_input_dim=TEXT_WIDTH + 48),
         scheduler=vp_scheduler(prediction), add_watermarker=False, force_zeros_for_empty_prompt=zero_uncond,
     )  # fmt: skip
@@ -212,6 +222,7 @@ TWINS = {
     "sd3-shift3": lambda: sd3(shift=3.0),
     "sdxl-eps": sdxl,
     "sdxl-v": lambda: sdxl("v_prediction", zero_uncond=False),
+    "sdxl-kl": lambda: sdxl(halving=True),
     "sd15": sd15,
     "pixart": pixart,
     "lumina2": lumina2,

@@ -19,6 +19,8 @@ app = typer.Typer(
 )  # fmt: skip
 builtin = typer.Typer(no_args_is_help=True, help="Train the embedded teachers and their verifiers.")
 app.add_typer(builtin, name="builtin")
+cache = typer.Typer(no_args_is_help=True, help="Real images for GAN terms, as latents on disk (train.reals).")
+app.add_typer(cache, name="cache")
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder (or file) to write to.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
@@ -180,6 +182,63 @@ def _print_estimate(recipe: str, overrides: list[str]) -> None:
     for name, size in {**found.parts, "in all": found.total}.items():
         print(f"  {name:<38}{size / 2**30:9.3f} GiB")
     print("less memory: " + (", ".join(found.savings) or "nothing more to set"))
+
+
+Teacher = Annotated[str, typer.Argument(help="A pipeline's folder or an embedded teacher's name.")]
+Resolution = Annotated[int | None, typer.Option(min=1, help="Pixels on a side; the model's own when not given.")]
+
+
+@cache.command("latents")
+def cache_latents(
+    model: Teacher,
+    images: Annotated[Path, typer.Argument(help="A folder of captioned pictures, a WebDataset .tar, or a folder of them.")],
+    out: Out = None,
+    resolution: Resolution = None,
+) -> None:
+    """Encode captioned pictures by a model's autoencoder; run it again to go on after an interruption."""
+    from .teachers.builtin import model_folder
+    from .teachers.denoisers import load_denoiser
+    from .teachers.pictures import find_pictures
+    from .teachers.reals import cache_pictures
+
+    pictures = find_pictures(images)
+    denoiser = load_denoiser(model_folder(model), resolution)
+    denoiser.move(_device())
+    folder = out or Path("reals")
+    with _Screen() as screen:
+        print(cache_pictures(denoiser, pictures, folder, partial(_count, screen, "encoding", len(pictures))))
+
+
+@cache.command("samples")
+def cache_teacher_samples(
+    model: Teacher,
+    prompts: Annotated[Path, typer.Argument(help="A file of prompts (txt, jsonl, csv, parquet) or a saved dataset.")],
+    out: Out = None,
+    resolution: Resolution = None,
+    steps: Annotated[int, typer.Option(min=1, help="The teacher's steps.")] = 50,
+    guidance: Annotated[float, typer.Option(min=1, help="The teacher's guidance scale alpha.")] = 3.0,
+    seed: Seed = 0,
+) -> None:
+    """Draw a teacher's own pictures of prompts; run it again to go on after an interruption."""
+    from .teachers.builtin import model_folder
+    from .teachers.denoisers import load_denoiser
+    from .teachers.prompt_files import read_prompts
+    from .teachers.reals import cache_samples
+
+    texts = read_prompts(prompts)
+    denoiser = load_denoiser(model_folder(model), resolution)
+    device = _device()
+    denoiser.move(device)
+    denoiser.network.to(device)
+    folder = out or Path("reals")
+    with _Screen() as screen:
+        print(cache_samples(denoiser, texts, folder, steps, guidance, seed, partial(_count, screen, "drawing", len(texts))))
+
+
+def _device() -> Any:
+    from accelerate import Accelerator
+
+    return Accelerator().device
 
 
 @builtin.command("train")

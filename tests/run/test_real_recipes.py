@@ -13,7 +13,7 @@ from ddmd.run.recipe import load_recipe, preset_names
 from ddmd.run.train import Training
 from tiny import RESOLUTION, save_twin
 
-TWIN = {"sdxl": "sdxl-eps", "sd15": "sd15", "lumina2": "lumina2", "zimage": "z_image", "sd3": "sd3-shift3", "flux": "flux"}
+TWIN = {"sdxl": "sdxl-kl", "sd15": "sd15", "lumina2": "lumina2", "zimage": "z_image", "sd3": "sd3-shift3", "flux": "flux"}
 REAL = [name for name in preset_names() if name.split("_")[0] in TWIN]
 PROMPTS = ["a red circle", "a small blue star", "a green square at the top", "a cross on a pink background"]
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ddmd.teachers.cache import SHARD, ConditionCache, encoder_fingerprint, is_whole
+from ddmd.teachers.cache import ENCODERS, SHARD, ConditionCache, fingerprint, is_whole
 from ddmd.teachers.denoisers import load_denoiser
 from ddmd.teachers.prompts import EncodedPrompts
 from tiny import RESOLUTION, save_twin
@@ -48,7 +48,7 @@ def test_a_second_run_encodes_nothing(model, tmp_path, monkeypatch):
 
 def test_a_damaged_shard_is_found_and_encoded_again(model, tmp_path, monkeypatch):
     before = ConditionCache(tmp_path, model, PROMPTS).rows(torch.arange(70))
-    first, second = sorted((tmp_path / encoder_fingerprint(model)).glob("*.safetensors"))
+    first, second = sorted((tmp_path / fingerprint(model, ENCODERS)).glob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:-10])
     content = bytearray(second.read_bytes())
     content[-5] ^= 1

@@ -3,7 +3,8 @@ import torch
 
 from ddmd.errors import InputError
 from ddmd.teachers.builtin import WEIGHTS, load_suite
-from ddmd.teachers.builtin.shapes.build import TOKENS, build_tokenizer, identity_autoencoder, noise_schedule
+from ddmd.teachers.builtin.shapes import retime as retiming
+from ddmd.teachers.builtin.shapes.build import TOKENS, build_pipeline, build_tokenizer, identity_autoencoder
 from ddmd.teachers.builtin.shapes.render import RANGE, render
 from ddmd.teachers.builtin.shapes.scenes import (
     ATTRIBUTES,
@@ -18,7 +19,7 @@ from ddmd.teachers.builtin.shapes.scenes import (
     split_of,
 )
 from ddmd.teachers.builtin.shapes.score import frechet_distance, pixel_statistics
-from ddmd.teachers.builtin.shapes.train import TeacherRecipe, TeacherTraining, learning_rate, train_teacher
+from ddmd.teachers.builtin.shapes.train import TeacherRecipe, TeacherTraining, learning_rate, train_teacher, training_levels
 from ddmd.teachers.builtin.shapes.verifier import load_verifier, verifier_accuracy
 
 
@@ -78,12 +79,31 @@ def test_the_autoencoder_changes_nothing():
     torch.testing.assert_close(vae.decode(latents / vae.config.scaling_factor).sample, x, atol=1e-3, rtol=0)
 
 
-def test_the_noise_schedule_is_a_shifted_cosine():
-    abar = torch.cumprod(1 - torch.tensor(noise_schedule(), dtype=torch.float64), 0)
-    ratio = ((1 - abar) / abar).sqrt()
-    assert ratio[499].item() == pytest.approx(3.0, rel=1e-3)
-    assert ratio[749].item() == pytest.approx(3.0 * 2.41421, rel=1e-3)
+def test_training_levels_are_a_shifted_cosine():
+    """Half of them lie above the level whose noise is `shift` times the signal."""
+    abar = build_pipeline().scheduler.alphas_cumprod.double()
+    index = training_levels(40_000, len(abar), 3.0, torch.Generator().manual_seed(0))
+    ratio = ((1 - abar) / abar).sqrt()[index]
+    assert (ratio > 3.0).double().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert (ratio > 3.0 * 2.41421).double().mean().item() == pytest.approx(0.25, abs=0.02)
     assert abar[-1] < 1e-8
+
+
+def test_a_retimed_network_says_the_same_at_the_same_noise(monkeypatch):
+    monkeypatch.setattr(retiming, "ADAM_STEPS", 300)
+    monkeypatch.setattr(retiming, "LBFGS_STEPS", 100)
+    torch.manual_seed(0)
+    pipeline = build_pipeline(widths=(8, 16, 16, 16))
+    unet, new = pipeline.unet, pipeline.scheduler.alphas_cumprod
+    with torch.no_grad():  # deaf to the fastest waves, as a trained network is: they cannot run three times as fast
+        unet.time_embedding.linear_1.weight.view(-1, 2, 4)[:, :, :2] = 0
+    old = 1 / (1 + (3 * ((1 - new.double()) / new.double()).sqrt()) ** 2)  # a table with three times the noise
+    before = unet.time_embedding(unet.time_proj(torch.tensor([300.0])))
+    here = int((new.double() - old[300]).abs().argmin())
+    unmoved = unet.time_embedding(unet.time_proj(torch.tensor([here])))
+    assert retiming.retime(unet, old, new) < 0.1
+    after = unet.time_embedding(unet.time_proj(torch.tensor([here])))
+    assert (after - before).abs().max() < 0.2 * (unmoved - before).abs().max()
 
 
 def test_frechet_distance_is_the_closed_form():

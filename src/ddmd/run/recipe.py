@@ -126,6 +126,7 @@ class TrainSection(Section):
     prompts: str | None = None
     cache: str | None = None  # a folder for encoded prompts; null keeps them, and the text encoders, in memory
     prompt_count: Count = 4000
+    reals: str | None = None  # a folder made by `ddmd cache`: the "data" of a GAN term or of source=data; null is the suite's
     reals_count: Count = 512
     log_every: Count = 5
     evaluate_every: Count = 50

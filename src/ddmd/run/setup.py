@@ -13,14 +13,14 @@ from ..errors import InputError
 from ..method.adversarial import Adversary, Head
 from ..method.distiller import Condition, Distiller, MeanVariance, Objective, Plan
 from ..method.objective import calibrate_mean_variance
-from ..method.student import Sampler, uniform_grid
+from ..method.student import Sampler
 from ..teachers.builtin import Suite, load_suite, model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
 from ..teachers.guidance_check import check_guidance
 from ..teachers.prompt_files import read_prompts
-from ..teachers.prompts import PromptTable, RealTable, encode_all
+from ..teachers.prompts import HeldLatents, Latents, PromptTable, RealTable, encoded_prompts
+from ..teachers.reals import LatentCache, teacher_latents
 from ..teachers.roles import CopyRoles, LoraRoles, Roles, in_bfloat16
-from ..teachers.sampling import bare, sample_images
 from .checkpoint import Tensors, pack_optimizer, unpack_optimizer
 from .recipe import Recipe
 
@@ -154,19 +154,24 @@ def _adversary(recipe: Recipe, denoiser: Denoiser, roles: Roles, cond: Condition
 
 
 def _reals(recipe: Recipe, denoiser: Denoiser, suite: Suite | None, texts: list[str], rank: int, device: torch.device) -> RealTable | None:
-    """Real images with their conditions, where the recipe needs any: the suite's data, or the teacher's guided samples."""
-    gan, from_data = recipe.objective.gan, recipe.student.source == "data"
+    """Real images with their conditions, where the recipe needs any: cached ones, the suite's, or the teacher's guided samples."""
+    gan, from_data, train = recipe.objective.gan, recipe.student.source == "data", recipe.train
     if gan is None and not from_data:
         return None
-    if from_data or (gan and gan.reals == "data"):
-        if suite is None:
-            key = "student.source" if from_data else "objective.gan.reals"
-            raise InputError(key, "data without a suite", "use simulate and gan.reals=teacher, which need prompts alone")
-        images, captions = suite.pairs(recipe.train.reals_count)
+    latents: Latents
+    if not from_data and gan is not None and gan.reals == "teacher":
+        captions = texts[: train.reals_count]
+        latents = HeldLatents(_teacher_samples(recipe, denoiser, captions))
+    elif train.reals is not None:
+        latents = LatentCache(Path(train.reals), denoiser)
+        captions = latents.captions
+    elif suite is not None:
+        images, captions = suite.pairs(train.reals_count)
+        latents = HeldLatents(denoiser.encode_images(images))
     else:
-        captions = texts[: recipe.train.reals_count]
-        images = _teacher_samples(recipe, denoiser, captions)
-    return RealTable(images, encode_all(denoiser, captions), recipe.train.batch, recipe.seed, rank, device)
+        raise InputError("train.reals", "no real images and no suite", "name a folder made by `ddmd cache`, or use gan.reals=teacher")
+    encoded = encoded_prompts(denoiser, captions, Path(train.cache) if train.cache else None)
+    return RealTable(latents, encoded, train.batch, recipe.seed, rank, device)
 
 
 def _mean_variance(recipe: Recipe, denoiser: Denoiser, suite: Suite | None, texts: list[str]) -> MeanVariance | None:
@@ -179,13 +184,12 @@ def _mean_variance(recipe: Recipe, denoiser: Denoiser, suite: Suite | None, text
     if section.targets == "data":
         if suite is None:
             raise InputError("objective.mean_variance.targets", "data without a suite", "use teacher, or give [mean, variance]")
-        images, _ = suite.pairs(CALIBRATION)
+        latents = denoiser.encode_images(suite.pairs(CALIBRATION)[0])
     else:
-        images = _teacher_samples(recipe, denoiser, texts[:CALIBRATION])
-    mean, variance = calibrate_mean_variance(images)
+        latents = _teacher_samples(recipe, denoiser, texts[:CALIBRATION])
+    mean, variance = calibrate_mean_variance(latents)
     return MeanVariance(section.weight, mean, variance)
 
 
 def _teacher_samples(recipe: Recipe, denoiser: Denoiser, prompts: list[str]) -> Tensor:
-    grid, alpha = uniform_grid(recipe.report.teacher_steps), recipe.teacher_guidance
-    return sample_images(denoiser, bare(denoiser), encode_all(denoiser, prompts), grid, "ode", alpha, recipe.seed)
+    return teacher_latents(denoiser, prompts, recipe.report.teacher_steps, recipe.teacher_guidance, recipe.seed)

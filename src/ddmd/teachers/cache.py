@@ -20,6 +20,7 @@ from ..method.distiller import Condition
 from .denoisers.base import Denoiser
 
 SHARD = 64  # prompts
+ENCODERS = ("text_encoder", "tokenizer")  # how the names of those parts begin
 OPEN = 256  # shards held open
 WHOLE = 1 << 22  # files up to this size are hashed whole, larger ones at both ends
 
@@ -32,7 +33,7 @@ class ConditionCache:
     """
 
     def __init__(self, folder: Path, denoiser: Denoiser, prompts: Sequence[str]) -> None:
-        self.folder = folder / encoder_fingerprint(denoiser)
+        self.folder = folder / fingerprint(denoiser, ENCODERS)
         if not (self.folder / "about.json").exists():
             write_json(self.folder / "about.json", {"family": denoiser.family, "model": str(denoiser.folder)})
         self._shards: list[Path] = []
@@ -97,12 +98,12 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def encoder_fingerprint(denoiser: Denoiser) -> str:
-    """Identity of a pipeline's encoders and tokenizers and of the way they are called."""
+def fingerprint(denoiser: Denoiser, parts: tuple[str, ...]) -> str:
+    """Identity of those parts of a pipeline whose names begin so, and of the way they are called."""
     index = json.loads((denoiser.folder / "model_index.json").read_text())
     digest = hashlib.sha256(f"{denoiser.family} {denoiser.resolution} {index['_class_name']}".encode())
     for name in sorted(index):
-        if name.startswith(("text_encoder", "tokenizer")):
+        if name.startswith(parts):
             for file in sorted(path for path in (denoiser.folder / name).rglob("*") if path.is_file()):
                 digest.update(f"{file.relative_to(denoiser.folder)} {file.stat().st_size}".encode())
                 with open(file, "rb") as handle:

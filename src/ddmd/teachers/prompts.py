@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -56,6 +56,14 @@ class EncodedPrompts:
         return select(self.encoded, rows)
 
 
+Encoded = EncodedPrompts | ConditionCache
+
+
+def encoded_prompts(denoiser: Denoiser, prompts: Sequence[str], cache: Path | None) -> Encoded:
+    """Conditions of prompts: in memory, or in a cache on disk."""
+    return ConditionCache(cache, denoiser, prompts) if cache else EncodedPrompts(denoiser, prompts)
+
+
 class PromptTable:
     """Training prompts encoded once, in memory or in a cache on disk, and the unconditional."""
 
@@ -63,7 +71,7 @@ class PromptTable:
         self, denoiser: Denoiser, prompts: Sequence[str], batch: int, seed: int, rank: int, device: torch.device, cache: Path | None = None
     ) -> None:
         self.prompts, self.batch, self.seed, self.rank, self.device = list(prompts), batch, seed, rank, device
-        self.encoded = ConditionCache(cache, denoiser, self.prompts) if cache else EncodedPrompts(denoiser, self.prompts)
+        self.encoded = encoded_prompts(denoiser, self.prompts, cache)
         self.uncond = to_device(denoiser.unconditional(batch), device)
 
     def at(self, position: int) -> Condition:
@@ -72,13 +80,34 @@ class PromptTable:
         return to_device(self.encoded.rows(rows), self.device)
 
 
+class Latents(Protocol):
+    """Real images as latents, in memory or on disk."""
+
+    def __len__(self) -> int: ...
+    def rows(self, rows: Tensor) -> Tensor: ...
+
+
+class HeldLatents:
+    """Latents (N, ...) kept in memory."""
+
+    def __init__(self, latents: Tensor) -> None:
+        self.latents = latents
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Some of them."""
+        return self.latents[rows]
+
+
 class RealTable:
     """Real images with the conditions that belong to them."""
 
-    def __init__(self, images: Tensor, encoded: Condition, batch: int, seed: int, rank: int, device: torch.device) -> None:
-        self.images, self.encoded, self.batch, self.seed, self.rank, self.device = images, encoded, batch, seed, rank, device
+    def __init__(self, latents: Latents, encoded: Encoded, batch: int, seed: int, rank: int, device: torch.device) -> None:
+        self.latents, self.encoded, self.batch, self.seed, self.rank, self.device = latents, encoded, batch, seed, rank, device
 
     def at(self, position: int) -> Reals:
         """The pairs of the batch at a position."""
-        rows = rows_at(position, len(self.images), self.batch, self.seed, self.rank)
-        return Reals(self.images[rows].to(self.device), to_device(select(self.encoded, rows), self.device))
+        rows = rows_at(position, len(self.latents), self.batch, self.seed, self.rank)
+        return Reals(self.latents.rows(rows).to(self.device), to_device(self.encoded.rows(rows), self.device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,18 +58,41 @@ def sample_images(
 
     Batch k starts from seed + k, so a prompt's image depends on its place, the seed and the batch size only.
     """
-    device = next(denoiser.network.parameters()).device
-    total, images = batch_size(cond), []
+    parts = _latents(denoiser, network, cond, grid, sampler, alpha, seed, batch)
+    images, done = [], 0
+    for latents in parts:
+        images.append(denoiser.decode(latents).float().cpu())
+        done += len(latents)
+        if report is not None:
+            report(done)
+    return torch.cat(images)
+
+
+@torch.no_grad()
+def sample_latents(
+    denoiser: Denoiser,
+    network: Network,
+    cond: Condition,
+    grid: Sequence[float],
+    sampler: Sampler,
+    alpha: float,
+    seed: int,
+    batch: int = 50,
+) -> Tensor:
+    """Scaled latents (N, ...) on the CPU: what `sample_images` would decode."""
+    return torch.cat([latents.float().cpu() for latents in _latents(denoiser, network, cond, grid, sampler, alpha, seed, batch)])
+
+
+def _latents(
+    denoiser: Denoiser, network: Network, cond: Condition, grid: Sequence[float], sampler: Sampler, alpha: float, seed: int, batch: int
+) -> Iterator[Tensor]:
+    device, total = next(denoiser.network.parameters()).device, batch_size(cond)
     for number, start in enumerate(range(0, total, batch)):
         part = to_device(select(cond, slice(start, start + batch)), device)
         generator = torch.Generator(device).manual_seed(seed + number)
         z = initial_noise(denoiser, batch_size(part), generator)
         predict = guided(denoiser, network, part, alpha)
-        latents = sample(predict, denoiser.path, grid, z, sampler, generator)
-        images.append(denoiser.decode(latents).float().cpu())
-        if report is not None:
-            report(min(start + batch, total))
-    return torch.cat(images)
+        yield sample(predict, denoiser.path, grid, z, sampler, generator)
 
 
 def _device_of(cond: Condition) -> torch.device:

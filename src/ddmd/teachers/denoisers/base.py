@@ -106,6 +106,14 @@ class Denoiser(ABC):
         latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
         return vae.decode(latents, return_dict=False)[0]
 
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Scaled latents of images (B, 3, H, W) in [-1, 1]: the mean of the autoencoder's posterior."""
+        vae = self.pipeline.vae
+        encoded = vae.encode(images.to(vae.device, vae.dtype), return_dict=False)[0]
+        latents = encoded if isinstance(encoded, Tensor) else encoded.mode()
+        return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
+
     @abstractmethod
     def student_scheduler(self, grid: Sequence[float], sampler: Sampler) -> Any:
         """A stock scheduler by which a plain pipeline, called with `stock_call(grid)`, samples as ddmd does."""

@@ -44,8 +44,21 @@ class QwenImage(PackedDenoiser):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1).to(latents) for v in (vae.config.latents_mean, vae.config.latents_std))
+        mean, std = self._moments(latents)
         return vae.decode((latents * std + mean).to(vae.device, vae.dtype).unsqueeze(2), return_dict=False)[0][:, :, 0]
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        latents = vae.encode(images.to(vae.device, vae.dtype).unsqueeze(2), return_dict=False)[0].mode()[:, :, 0]
+        mean, std = self._moments(latents)
+        return (latents - mean) / std
+
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (1, C, 1, 1) by which this autoencoder's latents are scaled."""
+        config = self.pipeline.vae.config
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1).to(like) for v in (config.latents_mean, config.latents_std))
+        return mean, std
 
     def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:
         call = super().stock_call(grid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +19,7 @@ TIME_IDS = 8  # sinusoidal width of each of SDXL's six micro-conditions
 
 
 def build_pipeline(widths: tuple[int, int, int, int] = (24, 48, 96, 128)) -> StableDiffusionXLPipeline:
-    """A pipeline with random weights, in evaluation mode; 32 x 32 pixels, v-prediction on a shifted cosine schedule."""
+    """A pipeline with random weights, in evaluation mode; 32 x 32 pixels, v-prediction on the cosine schedule."""
     from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
     tokenizer = build_tokenizer()
@@ -33,7 +32,7 @@ def build_pipeline(widths: tuple[int, int, int, int] = (24, 48, 96, 128)) -> Sta
         projection_class_embeddings_input_dim=TEXT_WIDTH + 6 * TIME_IDS,
     )  # fmt: skip
     scheduler = DDIMScheduler(
-        trained_betas=noise_schedule(), prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False
     )
     pipeline = StableDiffusionXLPipeline(
         vae=identity_autoencoder(), text_encoder=None, text_encoder_2=build_clip(tokenizer), tokenizer=None, tokenizer_2=tokenizer,
@@ -64,17 +63,6 @@ def build_clip(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModelWithProjectio
     for mark in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id):
         words[mark] = 0
     return encoder.eval()
-
-
-def noise_schedule(steps: int = 1000, shift: float = 3.0) -> list[float]:
-    """Betas of the cosine schedule with its noise-to-signal ratio times `shift`, so that s / a = shift * tan(pi u / 2).
-
-    Large flat shapes stay visible through much noise; unshifted, place and shape would be settled in the first few
-    levels and little training would fall there. The last abar is 1e-9: pure noise is pure.
-    """
-    u = torch.arange(steps + 1, dtype=torch.float64) / steps
-    abar = 1 / (1 + (shift * torch.tan(math.pi / 2 * u)) ** 2)
-    return (1 - abar[1:] / abar[:-1]).clamp(max=0.999).tolist()
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,0 +1,124 @@
+"""Real images as latents on disk: pictures through the autoencoder, or a teacher's own samples, with their captions.
+
+`ddmd cache latents` and `ddmd cache samples` make them; GAN terms and students that start from noised data read them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import write_atomic, write_json
+from ..method.student import uniform_grid
+from .cache import OPEN, checksum, fingerprint, is_whole
+from .denoisers.base import Denoiser
+from .pictures import Picture, read_picture
+from .prompts import encode_all
+from .sampling import bare, sample_latents
+
+SHARD = 64  # latents
+ABOUT = "about.json"
+Report = Callable[[int], None]
+
+
+class LatentCache:
+    """Latents and captions of a folder, read a row at a time.
+
+    Raises InputError where the folder is none, was made by another model or size, is unfinished, or has a damaged shard.
+    """
+
+    def __init__(self, folder: Path, denoiser: Denoiser) -> None:
+        self.folder = folder
+        about = _about(folder)
+        if about is None or "count" not in about:
+            found = "no cached latents" if about is None else "a cache that is not finished"
+            raise InputError(str(folder), found, "make it with `ddmd cache latents` or `ddmd cache samples`")
+        if about["made_for"] != _made_for(denoiser):
+            raise InputError(str(folder), f"latents made for {about['made_for']}", f"this run needs {_made_for(denoiser)}; cache them anew")
+        self.captions: list[str] = about["captions"]
+        for number in range(-(-len(self.captions) // SHARD)):
+            if not is_whole(_shard(folder, number)):
+                raise InputError(str(_shard(folder, number)), "a shard missing or damaged", "run the same `ddmd cache` command again")
+        self._open = lru_cache(OPEN)(lambda number: safe_open(_shard(folder, number), framework="pt"))
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Latents (B, ...) in float32, on the CPU."""
+        places = [divmod(row, SHARD) for row in rows.tolist()]
+        return torch.stack([self._open(number).get_slice("latents")[place] for number, place in places]).float()
+
+
+def cache_pictures(denoiser: Denoiser, pictures: Sequence[Picture], folder: Path, report: Report) -> Path:
+    """Encode captioned pictures, cut to squares of the model's resolution, into a cache; a killed call goes on where it was."""
+    source = [f"{picture.name} {picture.caption}" for picture in pictures]
+
+    def make(start: int) -> Tensor:
+        images = [read_picture(picture, denoiser.resolution) for picture in pictures[start : start + SHARD]]
+        return torch.cat([denoiser.encode_images(image[None]) for image in images])
+
+    return _fill(denoiser, folder, source, [picture.caption for picture in pictures], make, report)
+
+
+def cache_samples(denoiser: Denoiser, prompts: Sequence[str], folder: Path, steps: int, alpha: float, seed: int, report: Report) -> Path:
+    """Draw the teacher's own pictures of prompts into a cache; a killed call goes on where it was."""
+    source = [f"{steps} steps, guidance {alpha}, seed {seed}", *prompts]
+
+    def make(start: int) -> Tensor:
+        block = prompts[start : start + SHARD]
+        return teacher_latents(denoiser, block, steps, alpha, seed + start)
+
+    return _fill(denoiser, folder, source, prompts, make, report)
+
+
+def teacher_latents(denoiser: Denoiser, prompts: Sequence[str], steps: int, alpha: float, seed: int) -> Tensor:
+    """The teacher's own latents (N, ...) of prompts, by many steps of its deterministic sampler."""
+    return sample_latents(denoiser, bare(denoiser), encode_all(denoiser, prompts), uniform_grid(steps), "ode", alpha, seed)
+
+
+def _fill(
+    denoiser: Denoiser, folder: Path, source: Iterable[str], captions: Sequence[str], make: Callable[[int], Tensor], report: Report
+) -> Path:
+    made_from = hashlib.sha256(json.dumps(list(source)).encode()).hexdigest()[:16]
+    about: dict[str, Any] = {"made_for": _made_for(denoiser), "made_from": made_from}
+    old = _about(folder)
+    if old is not None and {key: old.get(key) for key in about} != about:
+        raise InputError(str(folder), "another cache", "give a new folder in --out")
+    write_json(folder / ABOUT, about)
+    for number, start in enumerate(range(0, len(captions), SHARD)):
+        if not is_whole(_shard(folder, number)):
+            tensors = {"latents": make(start).to("cpu", torch.float16).contiguous()}
+            write_atomic(_shard(folder, number), save(tensors, {"crc32": checksum(tensors)}))
+        report(min(start + SHARD, len(captions)))
+    write_json(folder / ABOUT, about | {"count": len(captions), "captions": list(captions)})
+    return folder
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"latents-{number:05d}.safetensors"
+
+
+def _about(folder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((folder / ABOUT).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(str(folder / ABOUT), "a file that is not JSON", "delete the folder and cache anew") from error
+    return found if isinstance(found, dict) else None
+
+
+def _made_for(denoiser: Denoiser) -> str:
+    size = " x ".join(str(side) for side in denoiser.shape)
+    return f"{denoiser.family} {fingerprint(denoiser, ('vae',))}, latents of {size}"
