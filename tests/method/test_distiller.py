@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddmd.method.distiller import Batch, Distiller, MeanVariance, Objective, Plan, concatenate
+from ddmd.method.distiller import Batch, Distiller, MeanVariance, Objective, Plan, concatenate, select
 from ddmd.method.guidance import GuidanceScale
 from ddmd.method.noise import FlowPath
 from ddmd.method.objective import classifier_free_guidance, mean_abs
@@ -135,6 +135,31 @@ def test_all_ranks_exit_at_the_same_rung():
         samples = [rank.generator_update(batch()).sample for rank in ranks]
         assert torch.equal(samples[0].u_gen, samples[1].u_gen)
         assert not torch.equal(samples[0].x, samples[1].x)
+
+
+@pytest.mark.parametrize("role", ["student", "fake"])
+def test_accumulated_gradients_are_those_of_the_parts(role):
+    """Parts of a batch, one after another, leave the average of the gradients that each gives alone."""
+
+    def gradients(batches, accumulation):
+        distiller, roles = build(grid=(1.0, 0.5), lr=0.0, plan={"clip": 1e9, "gradient_accumulation": accumulation})
+        found, calls = [], []
+        for given in batches:
+            update = distiller.generator_update(given) if role == "student" else distiller.fake_update(given)
+            assert len(update.sample.x) == len(given.cond["embeds"])
+            found.append([p.grad.clone() for p in roles.parameters(role)])
+            calls.append([len(call[3]) for call in roles.calls if call[0] == role])
+        return found, calls
+
+    whole = batch()
+    halves = [Batch(*(select(field, slice(*rows)) for field in whole[:2])) for rows in ((0, B // 2), (B // 2, B))]
+    (together,), (sizes,) = gradients([whole], 2)
+    apart, _ = gradients(halves, 1)
+    assert max(sizes) == B // 2
+    for both, one, two in zip(together, *apart, strict=True):
+        torch.testing.assert_close(both, (one + two) / 2)
+    with pytest.raises(ValueError, match="divide"):
+        gradients([whole], 3 if B % 3 else 5)
 
 
 def test_only_the_trained_role_moves():

@@ -62,7 +62,7 @@ def _savings(recipe: Recipe) -> list[str]:
         "optim.gradient_checkpointing=true": not optim.gradient_checkpointing,
         "train.cache=DIR": recipe.train.cache is None,
         "objective.split_teacher=true": not recipe.objective.split_teacher,
-        "train.batch=1": recipe.train.batch > 1,
+        f"optim.gradient_accumulation={recipe.train.batch}": optim.gradient_accumulation < recipe.train.batch,
     }
     return [key for key, open_to in found.items() if open_to]
 

@@ -9,7 +9,7 @@ for batch in batches:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -75,6 +75,9 @@ class Plan:
     fake_range: tuple[float, float] = (0.0, 1.0)
     follow: float = 0.0  # after each fake update the fake moves this share of the way to the student
     clip: float = 10.0
+    gradient_accumulation: int = (
+        1  # parts of a batch, each with a rung and a graph of its own, whose gradients add up to one optimiser step
+    )
 
 
 class Batch(NamedTuple):
@@ -96,6 +99,14 @@ class Sample(NamedTuple):
 class Update(NamedTuple):
     """What an update did: 0-d tensors by name (nothing was synchronised), and the student's output for reuse."""
 
+    metrics: dict[str, Tensor]
+    sample: Sample
+
+
+class Loss(NamedTuple):
+    """A loss with its graph, what there is to say about it, and the student's output it was taken on."""
+
+    loss: Tensor
     metrics: dict[str, Tensor]
     sample: Sample
 
@@ -130,7 +141,15 @@ class Distiller:
     # ---- Algorithm 1, generator part -------------------------------------------------------------------------------
 
     def generator_update(self, batch: Batch) -> Update:
-        """One step of the student along Eq. 8; a single student graph feeds every term."""
+        """One step of the student along Eq. 8, over the parts of a batch."""
+        losses = (self._generator_loss(Batch(*part)) for part in split(batch, self.plan.gradient_accumulation))
+        metrics, sample = self._step("student", losses, self.student_optimizer)
+        metrics["generator_grad_norm"] = metrics.pop("grad_norm")
+        self.cycle += 1
+        return Update(metrics, sample)
+
+    def _generator_loss(self, batch: Batch) -> Loss:
+        """Algorithm 1's generator part; a single student graph feeds every term."""
         z, u_gen = self.student_input(batch)
         x = self._student_x0(z, u_gen, batch.cond)
         alpha = self.objective.alpha.at(self.cycle, x, self.generator)
@@ -149,9 +168,7 @@ class Distiller:
             # The gradient was taken under the judging role; as a linear term it joins the one student graph.
             loss = loss + self.adversary.generator_weight * (gradient * x).sum()
             metrics["gan_generator_loss"] = judged
-        metrics["generator_grad_norm"] = self._step("student", loss, self.student_optimizer)
-        self.cycle += 1
-        return Update(metrics, Sample(x.detach(), u_gen, batch.cond))
+        return Loss(loss, metrics, Sample(x.detach(), u_gen, batch.cond))
 
     def _branches(self, x: Tensor, u_gen: Tensor, batch: Batch, alpha: float | Tensor) -> Branches:
         """Re-noise x for both branches and ask the teacher (one batched call) and the fake. Nothing here has a graph."""
@@ -198,10 +215,21 @@ class Distiller:
         """
         if self.fake_optimizer is None:
             raise ValueError("fake_update: found no fake model; this objective was built without one")
-        if sample is None:
-            if batch is None:
-                raise ValueError("fake_update: found neither a batch nor a sample; give one of them")
-            sample = self.student_sample(batch)
+        given = sample if sample is not None else batch
+        if given is None:
+            raise ValueError("fake_update: found neither a batch nor a sample; give one of them")
+        parts = zip(split(given, self.plan.gradient_accumulation), split(reals, self.plan.gradient_accumulation), strict=True)
+        losses = (
+            self._fake_loss(Sample(*part) if sample is not None else self.student_sample(Batch(*part)), real and Reals(*real))
+            for part, real in parts
+        )
+        metrics, sample = self._step("fake", losses, self.fake_optimizer)
+        metrics["fake_grad_norm"] = metrics.pop("grad_norm")
+        if self.plan.follow:
+            self.roles.follow(self.plan.follow)
+        return Update(metrics, sample)
+
+    def _fake_loss(self, sample: Sample, reals: Reals | None) -> Loss:
         low, high = self.plan.fake_range
         u = low + (high - low) * torch.rand(sample.u_gen.shape, generator=self.generator, device=sample.x.device, dtype=torch.float64)
         noise = self._noise(sample.x)
@@ -216,10 +244,7 @@ class Distiller:
             critic = self._critic_loss(self.adversary, sample, reals)
             loss = loss + self.adversary.critic_weight * critic
             metrics["gan_critic_loss"] = critic.detach()
-        metrics["fake_grad_norm"] = self._step("fake", loss, self.fake_optimizer)
-        if self.plan.follow:
-            self.roles.follow(self.plan.follow)
-        return Update(metrics, sample)
+        return Loss(loss, metrics, sample)
 
     # ---- the GAN terms ---------------------------------------------------------------------------------------------
 
@@ -227,9 +252,17 @@ class Distiller:
         """One step of a discriminator that has a network of its own."""
         if self.adversary is None or self.adversary.optimizer is None:
             raise ValueError("critic_update: found no discriminator with an optimiser of its own; give one in the adversary")
-        critic = self._critic_loss(self.adversary, sample, reals)
-        norm = self._step("discriminator", critic, self.adversary.optimizer)
-        return Update({"gan_critic_loss": critic.detach(), "gan_critic_grad_norm": norm}, sample)
+        adversary, optimizer = self.adversary, self.adversary.optimizer
+        parts = zip(split(sample, self.plan.gradient_accumulation), split(reals, self.plan.gradient_accumulation), strict=True)
+
+        def judged(part: Sample, real: Reals | None) -> Loss:
+            critic = self._critic_loss(adversary, part, real)
+            return Loss(critic, {"gan_critic_loss": critic.detach()}, part)
+
+        losses = (judged(Sample(*part), real and Reals(*real)) for part, real in parts)
+        metrics, sample = self._step("discriminator", losses, optimizer)
+        metrics["gan_critic_grad_norm"] = metrics.pop("grad_norm")
+        return Update(metrics, sample)
 
     def _realism(self, adversary: Adversary, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """How real student images x (detached) look, and the gradient of that loss by x; no parameter collects any."""
@@ -281,13 +314,19 @@ class Distiller:
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
-    def _step(self, role: str, loss: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    def _step(self, role: str, losses: Iterable[Loss], optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Sample]:
+        """One optimiser step over the parts of a batch; only one part's graph lives at a time."""
         optimizer.zero_grad(set_to_none=True)
-        self.roles.backward(role, loss)
+        said, samples = [], []
+        for loss, metrics, sample in losses:
+            self.roles.backward(role, loss / self.plan.gradient_accumulation)
+            said.append(metrics)
+            samples.append(sample)
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.plan.clip)
         optimizer.step()
-        return norm.detach()
+        averages = {name: torch.stack([metrics[name].float() for metrics in said]).mean() for name in said[0]}
+        return {**averages, "grad_norm": norm.detach()}, joined(samples)
 
     # ---- resuming --------------------------------------------------------------------------------------------------
 
@@ -305,6 +344,38 @@ class Distiller:
 def batch_size(cond: Condition) -> int:
     """The length of a condition's first axis."""
     return len(next(iter(cond.values())))
+
+
+def select(condition: Condition, rows: Tensor | slice) -> dict[str, Any]:
+    """Rows of a condition."""
+    picked: dict[str, Any] = {}
+    for key, value in condition.items():
+        if isinstance(value, Tensor):
+            picked[key] = value[rows]
+        else:
+            picked[key] = value[rows] if isinstance(rows, slice) else [value[i] for i in rows.tolist()]
+    return picked
+
+
+def split(batch: Sequence[Any] | None, parts: int) -> Iterator[Any]:
+    """Equal parts of a batch, sample or reals, as tuples of their fields; of none, so many times None."""
+    if batch is None or parts == 1:
+        yield from [batch] * parts
+        return
+    size = next(batch_size(field) if isinstance(field, Mapping) else len(field) for field in batch if field is not None)
+    if size % parts:
+        raise ValueError(f"gradient_accumulation: found {parts} for a batch of {size}; it must divide the batch")
+    for start in range(0, size, size // parts):
+        rows = slice(start, start + size // parts)
+        yield tuple(select(field, rows) if isinstance(field, Mapping) else field if field is None else field[rows] for field in batch)
+
+
+def joined(samples: Sequence[Sample]) -> Sample:
+    """One sample of several."""
+    if len(samples) == 1:
+        return samples[0]
+    x, u_gen, cond = zip(*samples, strict=True)
+    return Sample(torch.cat(x), torch.cat(u_gen), concatenate(cond))
 
 
 def concatenate(conditions: Sequence[Condition]) -> dict[str, Any]:

@@ -115,6 +115,7 @@ class OptimSection(Section):
     clip: Positive = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.95
     gradient_checkpointing: bool = False
+    gradient_accumulation: Count = 1  # parts of a batch, one after another, for one optimiser step
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: frozen weights in it, trained ones in float32 and computed in it
 
 
@@ -176,6 +177,10 @@ class Recipe(Section):
         o = self.objective
         if not (o.dm_weight or o.ca_weight or o.mean_variance or o.gan):
             raise ValueError("objective: found ca_weight, dm_weight, mean_variance and gan all off; nothing would train the student")
+        if self.train.batch % self.optim.gradient_accumulation:
+            raise ValueError(
+                f"optim.gradient_accumulation: found {self.optim.gradient_accumulation}; it must divide train.batch, {self.train.batch}"
+            )
         if self.suite is None and self.train.prompts is None:
             raise ValueError("train.prompts: found none and no suite to draw them from; give a text file, one prompt a line")
         if self.fake.follow and self.adapters and self.adapters.fake_rank not in (None, self.adapters.rank):

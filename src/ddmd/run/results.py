@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from ..method.distiller import Condition, batch_size
+from ..method.distiller import Condition, batch_size, select
 from ..method.student import Sampler, uniform_grid
 from ..teachers.builtin import Suite
 from ..teachers.denoisers import Denoiser
-from ..teachers.prompts import select
 from ..teachers.sampling import Network, sample_images
 
 SPEED_IMAGES = 16  # images over which seconds_per_image is measured

@@ -108,7 +108,9 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
         mean_variance,
         o.split_teacher,
     )
-    plan = Plan(recipe.grid, sampler, recipe.student.source, f.space, (f.range[0], f.range[1]), f.follow, optim.clip)
+    plan = Plan(
+        recipe.grid, sampler, recipe.student.source, f.space, (f.range[0], f.range[1]), f.follow, optim.clip, optim.gradient_accumulation
+    )
     distiller = Distiller(
         roles, denoiser.path, objective, plan, denoiser.shape, student_optimizer, fake_optimizer,
         torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + rank), torch.Generator().manual_seed(recipe.seed), adversary,

@@ -10,22 +10,11 @@ import torch
 from torch import Tensor
 
 from ..method.adversarial import Reals
-from ..method.distiller import Condition, concatenate
+from ..method.distiller import Condition, concatenate, select
 from .cache import ConditionCache
 from .denoisers.base import Denoiser
 
 ENCODE_BATCH = 256
-
-
-def select(condition: Condition, rows: Tensor | slice) -> dict[str, Any]:
-    """Rows of a condition."""
-    picked: dict[str, Any] = {}
-    for key, value in condition.items():
-        if isinstance(value, Tensor):
-            picked[key] = value[rows]
-        else:
-            picked[key] = value[rows] if isinstance(rows, slice) else [value[i] for i in rows.tolist()]
-    return picked
 
 
 def to_device(condition: Condition, device: torch.device) -> dict[str, Any]:

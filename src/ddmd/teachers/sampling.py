@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..method.distiller import Condition, batch_size, concatenate
+from ..method.distiller import Condition, batch_size, concatenate, select
 from ..method.objective import classifier_free_guidance
 from ..method.student import Predict, Sampler, sample
 from .denoisers.base import Denoiser
-from .prompts import select, to_device
+from .prompts import to_device
 
 Network = Callable[[Tensor, Tensor, Condition], Tensor]
 """(z, u, cond) -> native output."""
