@@ -119,6 +119,18 @@ def sample(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder, finished or not.")],
+    to: Annotated[str, typer.Option("--to", help="diffusers (a pipeline), lora or comfyui (an adapter).")] = "diffusers",
+    out: Out = None,
+) -> None:
+    """Write a run's student for others to open."""
+    from .run.export import export_run
+
+    print(export_run(run, to, out or run / f"export-{to}"))
+
+
+@app.command()
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Runs, pipeline folders or embedded teachers.")],
     suite: Annotated[str, typer.Option(help="The suite to score by.")] = "shapes",

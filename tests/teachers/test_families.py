@@ -6,11 +6,13 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.schedulers import scheduling_flow_match_euler_discrete
+from safetensors.torch import load_file
 
 from ddmd.errors import InputError
 from ddmd.method.student import uniform_grid
 from ddmd.quiet import quiet_libraries
-from ddmd.run.export import SETTINGS, export_lora, export_student
+from ddmd.run.export import SETTINGS, export_comfyui, export_lora, export_student
+from ddmd.run.recipe import ObjectiveSection, OptimSection, Recipe, StudentSection, TrainSection
 from ddmd.teachers.denoisers import load_denoiser
 from ddmd.teachers.denoisers.packed import pack
 from ddmd.teachers.denoisers.vp import VPDenoiser
@@ -91,19 +93,27 @@ def test_our_sampler_is_the_stock_pipelines(folder, model, monkeypatch, alpha):
 @pytest.mark.parametrize(("sampler", "steps"), [("sde", 4), ("sde", 1), ("sde", 8), ("ode", 4)])
 def test_an_exported_student_samples_alike_without_ddmd(model, tmp_path, monkeypatch, sampler, steps):
     grid = uniform_grid(steps)
-    export_student(tmp_path / "student", model, model.network, grid, sampler, {})
+    export_student(tmp_path / "student", recipe(model, grid), model, model.network, sampler, 7)
     call = json.loads((tmp_path / "student" / SETTINGS).read_text())["call"]
     close(draw(model, grid, sampler, 1.0), stock(tmp_path / "student", model, monkeypatch, **call))
 
 
-def test_an_uneven_grid_exports_or_is_refused(model, tmp_path, monkeypatch):
+def test_an_uneven_grid_exports_too(model, tmp_path, monkeypatch):
     grid = (1.0, 0.9, 0.3)
     if isinstance(model, VPDenoiser):
         with pytest.raises(InputError, match="grid"):
-            model.student_scheduler(grid, "sde")
-        return
-    export_student(tmp_path / "student", model, model.network, grid, "sde", {})
+            model.student_scheduler(grid, "ode")
+    export_student(tmp_path / "student", recipe(model, grid), model, model.network, "sde", 7)
     close(draw(model, grid, "sde", 1.0), stock(tmp_path / "student", model, monkeypatch, **model.stock_call(grid)))
+
+
+def recipe(model, grid=(1.0, 0.75, 0.5, 0.25)):
+    """A recipe that says enough for an export of a twin."""
+    return Recipe(
+        name="twin", model=str(model.folder), suite="shapes", objective=ObjectiveSection(alpha=3.0),
+        student=StudentSection(steps=len(grid), grid=list(grid)), optim=OptimSection(student_lr=1e-4, fake_lr=1e-4),
+        train=TrainSection(cycles=7),
+    )  # fmt: skip
 
 
 def inputs(model, n):
@@ -175,7 +185,7 @@ def test_an_exported_adapter_makes_the_teachers_pipeline_the_student(folder, tmp
         for parameter in roles.parameters("student"):
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
         student, teacher = roles.student(z, u, cond), roles.teacher(z, u, cond)
-    written = export_lora(tmp_path / "lora", model, roles)
+    written = export_lora(tmp_path / "lora", recipe(model), model, roles, "sde", 7)
     assert written == (model.family != "pixart_sigma")
     if not written:
         return
@@ -185,3 +195,34 @@ def test_an_exported_adapter_makes_the_teachers_pipeline_the_student(folder, tmp
         loaded = plain.call(plain.network, z, u, cond)
     torch.testing.assert_close(loaded, student, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(student, teacher, atol=1e-3)
+    card = (tmp_path / "lora" / "README.md").read_text()
+    assert "load_lora_weights" in card
+    assert type(model.student_scheduler(uniform_grid(4), "sde")).__name__ in card
+
+
+def test_the_adapter_for_comfyui_says_the_same_under_its_keys(folder, tmp_path):
+    """Kohya's keys for a U-Net, which diffusers reads too; diffusers' own for a transformer."""
+    model = open_twin(folder)
+    roles = LoraRoles(model.network, model.call, model.lora_targets, rank=2)
+    z, u = inputs(model, 2)
+    cond = model.encode(["a red circle", "a star"])
+    with torch.no_grad():
+        for parameter in roles.parameters("student"):
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        student = roles.student(z, u, cond)
+    export_comfyui(tmp_path / "comfy", recipe(model), model, roles, "sde", 7)
+    file = tmp_path / "comfy" / "twin.safetensors"
+    tensors = load_file(file)
+    if model.component == "unet":
+        assert all(key.startswith("lora_unet_") for key in tensors)
+        assert all(tensors[key] == 2 for key in tensors if key.endswith(".alpha"))
+    else:
+        assert all(key.startswith("transformer.") and key.endswith((".lora_A.weight", ".lora_B.weight")) for key in tensors)
+    assert "KSampler" in (tmp_path / "comfy" / "README.md").read_text()
+    if not hasattr(model.pipeline, "load_lora_weights"):
+        return
+    plain = open_twin(folder)
+    plain.pipeline.load_lora_weights(tmp_path / "comfy", weight_name=file.name)
+    with torch.no_grad():
+        loaded = plain.call(plain.network, z, u, cond)
+    torch.testing.assert_close(loaded, student, atol=1e-5, rtol=1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -72,6 +72,19 @@ def save_best(checkpoints: Path, cycle: int, tensors: dict[str, Tensors], facts:
 def best_folders(checkpoints: Path) -> list[Path]:
     """Folders of the best evaluation; more than one only after a kill, the newest last."""
     return sorted(folder for folder in checkpoints.glob("best-*") if folder.is_dir())
+
+
+def stored_weights(checkpoints: Path, choice: Literal["best", "last"]) -> tuple[Tensors, int]:
+    """The averaged student of the best evaluation where that is asked for and there is one, else of the newest step, and its cycle.
+
+    Raises InputError where nothing is stored.
+    """
+    steps, best = step_folders(checkpoints), best_folders(checkpoints)
+    found = best if choice == "best" and best else steps
+    if not found:
+        raise InputError(str(checkpoints), "no checkpoint", "let the run reach train.checkpoint_every")
+    tensors, facts = load_checkpoint(found[-1], ["average"])
+    return tensors["average"], facts["cycle"]
 
 
 def step_folders(checkpoints: Path) -> list[Path]:

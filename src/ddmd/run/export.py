@@ -1,4 +1,4 @@
-"""The student as a folder that plain diffusers opens."""
+"""The student as others open it: a diffusers pipeline, a LoRA file, a LoRA file for ComfyUI."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ..errors import InputError
 from ..files import folder_atomic, write_json
 from ..method.student import Sampler
-from ..teachers.denoisers import Denoiser
+from ..teachers.builtin import model_folder
+from ..teachers.denoisers import Denoiser, load_denoiser
 from ..teachers.roles import CopyRoles, LoraRoles, Roles
+from .card import adapter_usage, comfyui_usage, model_card, pipeline_usage
+from .checkpoint import stored_weights
+from .recipe import Recipe, load_recipe
+from .setup import build_roles
 
-SETTINGS, INDEX = "ddmd.json", "model_index.json"
+SETTINGS, INDEX, CARD = "ddmd.json", "model_index.json", "README.md"
+FORMATS = ("diffusers", "lora", "comfyui")
 UNSAFE = ("*.bin", "*.pt", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*")  # a student carries safetensors alone
 
 
@@ -37,14 +44,12 @@ def student_network(roles: Roles) -> nn.Module:
     return network
 
 
-def export_student(
-    folder: Path, denoiser: Denoiser, network: nn.Module, grid: tuple[float, ...], sampler: Sampler, about: dict[str, Any]
-) -> None:
-    """Write a diffusers pipeline: the teacher's own files, with the student's network, a few-step scheduler and ddmd's settings.
+def export_student(folder: Path, recipe: Recipe, denoiser: Denoiser, network: nn.Module, sampler: Sampler, cycle: int) -> None:
+    """Write a diffusers pipeline: the teacher's own files, with the student's network, a few-step scheduler, settings and a card.
 
     `DiffusionPipeline.from_pretrained(folder)(prompt, **call)` then samples as ddmd does, with `call` as kept in the settings.
     """
-    scheduler = denoiser.student_scheduler(grid, sampler)
+    scheduler, call = denoiser.student_scheduler(recipe.grid, sampler), denoiser.stock_call(recipe.grid)
     index = json.loads((denoiser.folder / INDEX).read_text())
     changed = {denoiser.component, "scheduler"}
     with folder_atomic(folder) as temporary:
@@ -55,25 +60,69 @@ def export_student(
         scheduler.save_pretrained(temporary / "scheduler")
         write_json(temporary / INDEX, index | {"scheduler": ["diffusers", type(scheduler).__name__]})
         settings = {
-            "grid": list(grid), "steps": len(grid), "sampler": sampler, "guidance": 1.0, "resolution": denoiser.resolution,
-            "call": denoiser.stock_call(grid),
+            "grid": list(recipe.grid), "steps": len(recipe.grid), "sampler": sampler, "guidance": 1.0, "resolution": denoiser.resolution,
+            "call": call, "recipe": recipe.name, "alpha": recipe.objective.alpha, "cycle": cycle, "teacher": recipe.model,
         }  # fmt: skip
-        write_json(temporary / SETTINGS, {**settings, **about})
+        write_json(temporary / SETTINGS, settings)
+        (temporary / CARD).write_text(model_card(recipe, denoiser, sampler, cycle, pipeline_usage(call)))
 
 
-def export_lora(folder: Path, denoiser: Denoiser, roles: LoraRoles) -> bool:
-    """Write the student's adapter as a file that the teacher's pipeline takes by `load_lora_weights`.
+def export_lora(folder: Path, recipe: Recipe, denoiser: Denoiser, roles: LoraRoles, sampler: Sampler, cycle: int) -> bool:
+    """Write the student's adapter as a file that the teacher's pipeline takes by `load_lora_weights`, and a card.
 
-    The pipeline still needs the student's scheduler and call, which `export_student` writes. Returns False for
-    a family whose pipeline loads no LoRA.
+    The pipeline still needs the student's scheduler and call, which the card gives. Returns False for a family whose
+    pipeline loads no LoRA.
     """
-    from peft import get_peft_model_state_dict
-
     pipeline = type(denoiser.pipeline)
     if not hasattr(pipeline, "save_lora_weights"):
         return False
-    network: Any = roles.plain("student")
-    layers = get_peft_model_state_dict(network, adapter_name="student")
+    usage = adapter_usage(denoiser.student_scheduler(recipe.grid, sampler), denoiser.stock_call(recipe.grid))
     with folder_atomic(folder) as temporary:
-        pipeline.save_lora_weights(temporary, **{f"{denoiser.component}_lora_layers": layers}, safe_serialization=True)
+        layers = {f"{denoiser.component}_lora_layers": _adapter(roles)}
+        pipeline.save_lora_weights(temporary, **layers, safe_serialization=True)
+        (temporary / CARD).write_text(model_card(recipe, denoiser, sampler, cycle, usage))
     return True
+
+
+def export_comfyui(folder: Path, recipe: Recipe, denoiser: Denoiser, roles: LoraRoles, sampler: Sampler, cycle: int) -> None:
+    """Write the student's adapter under the keys that ComfyUI reads: kohya's for a U-Net, diffusers' own for a transformer."""
+    from diffusers.utils import convert_state_dict_to_kohya
+    from safetensors.torch import save_file
+
+    named = {f"{denoiser.component}.{key}": value.contiguous() for key, value in _adapter(roles).items()}
+    tensors = convert_state_dict_to_kohya(named) if denoiser.component == "unet" else named
+    with folder_atomic(folder) as temporary:
+        save_file(tensors, temporary / f"{recipe.name}.safetensors", {"format": "pt"})
+        (temporary / CARD).write_text(model_card(recipe, denoiser, sampler, cycle, comfyui_usage(len(recipe.grid), sampler)))
+
+
+def export_run(run: Path, to: str, out: Path) -> Path:
+    """Write a run's student in one of FORMATS into `out`, from its best or newest checkpoint, finished or not.
+
+    Raises InputError for a folder without a run or a checkpoint, an unknown format, or an adapter's from a run of full copies.
+    """
+    if to not in FORMATS:
+        raise InputError("--to", repr(to), f"use one of {', '.join(FORMATS)}")
+    if not (run / "recipe.yaml").is_file():
+        raise InputError(str(run), "no run in it", "name the folder of a run")
+    recipe = load_recipe(str(run / "recipe.yaml"))
+    if to != "diffusers" and recipe.adapters is None:
+        raise InputError("--to", f"{to} for a student that is a full copy", "use diffusers, or distil with adapters.rank")
+    weights, cycle = stored_weights(run / "checkpoints", recipe.train.export)
+    denoiser = load_denoiser(model_folder(recipe.model), recipe.resolution)
+    roles, sampler = build_roles(recipe, denoiser), recipe.student.sampler or denoiser.sampler
+    roles.load_state_dict("student", weights)
+    if to == "diffusers":
+        export_student(out, recipe, denoiser, student_network(roles), sampler, cycle)
+    elif isinstance(roles, LoraRoles) and to == "comfyui":
+        export_comfyui(out, recipe, denoiser, roles, sampler, cycle)
+    elif isinstance(roles, LoraRoles) and not export_lora(out, recipe, denoiser, roles, sampler, cycle):
+        raise InputError("--to", f"lora for {denoiser.family}, whose pipeline loads none", "use diffusers")
+    return out
+
+
+def _adapter(roles: LoraRoles) -> dict[str, Any]:
+    from peft import get_peft_model_state_dict
+
+    network: Any = roles.plain("student")
+    return get_peft_model_state_dict(network, adapter_name="student")

@@ -26,13 +26,12 @@ Progress = Callable[[str, int, int], None]
 def finish(training: Training, progress: Progress) -> dict[str, Any]:
     """Export student/, write results.json and report.html; returns the results."""
     recipe, parts, folder = training.recipe, training.parts, training.folder
-    weights, chosen = chosen_weights(training)
+    weights, chosen = ckpt.stored_weights(folder / "checkpoints", recipe.train.export)
     parts.roles.load_state_dict("student", weights)
     network = student_network(parts.roles)
-    about = {"recipe": recipe.name, "alpha": recipe.objective.alpha, "cycle": chosen, "teacher": recipe.model}
-    export_student(folder / "student", parts.denoiser, network, recipe.grid, parts.sampler, about)
+    export_student(folder / "student", recipe, parts.denoiser, network, parts.sampler, chosen)
     if isinstance(parts.roles, LoraRoles):
-        export_lora(folder / "student-lora", parts.denoiser, parts.roles)
+        export_lora(folder / "student-lora", recipe, parts.denoiser, parts.roles, parts.sampler, chosen)
 
     scores: dict[str, Any] = {}
     note = f"The exported student is the average at cycle {chosen} of {training.cycle}."
@@ -67,15 +66,6 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
     write_json(folder / "results.json", results)
     write_report(folder, f"{recipe.name}: {recipe.about}", recipe.to_yaml(), results, training.alarms, training.seconds)
     return results
-
-
-def chosen_weights(training: Training) -> tuple[ckpt.Tensors, int]:
-    """The averaged student to export: the best by validation score where the recipe asks and there is one, else the last."""
-    best = ckpt.best_folders(training.folder / "checkpoints")
-    if training.recipe.train.export == "best" and best:
-        tensors, facts = ckpt.load_checkpoint(best[-1], ["average"])
-        return tensors["average"], facts["cycle"]
-    return training.average, training.cycle
 
 
 def shipped_scores(model: str, prompts: int) -> dict[str, dict[str, Any]]:

@@ -81,7 +81,7 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
     prompts = PromptTable(denoiser, texts, train.batch, recipe.seed, rank, device, Path(train.cache) if train.cache else None)
     reals = _reals(recipe, denoiser, suite, texts, rank, device)
     mean_variance = _mean_variance(recipe, denoiser, suite, texts)
-    roles = _roles(recipe, denoiser)
+    roles = build_roles(recipe, denoiser)
     roles.wrap(accelerator.prepare_model, device)
     engine = recipe.objective.ca_weight > 0 and (recipe.objective.alpha > 1 or recipe.objective.alpha_spread)
     if engine and not recipe.allow_distilled_teacher:
@@ -118,7 +118,7 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
     return Parts(recipe, denoiser, suite, prompts, reals, roles, distiller, sampler)
 
 
-def _roles(recipe: Recipe, denoiser: Denoiser) -> Roles:
+def build_roles(recipe: Recipe, denoiser: Denoiser) -> Roles:
     """The networks that the recipe trains, on copies or on adapters."""
     if recipe.optim.gradient_checkpointing:
         network: Any = denoiser.network

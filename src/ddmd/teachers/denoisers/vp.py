@@ -9,7 +9,7 @@ import torch
 
 from ...errors import InputError
 from ...method.noise import DiffusionPath, Prediction
-from ...method.student import Sampler
+from ...method.student import Sampler, uniform_grid
 from .base import Denoiser
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -31,21 +31,24 @@ class VPDenoiser(Denoiser):
         from diffusers import DDIMScheduler, LCMScheduler
 
         config = dict(self.pipeline.scheduler.config)
-        steps = len(grid)
-        scheduler: Any
         if sampler == "sde":
             # LCM's own grid is `original_inference_steps` equal strides of the table, the same levels as 1 - k / N.
-            scheduler = LCMScheduler.from_config(config, original_inference_steps=steps, clip_sample=False)
-        else:
-            scheduler = DDIMScheduler.from_config(config, timestep_spacing="trailing", clip_sample=False)
-        scheduler.set_timesteps(steps)
-        ours = self.path.time(torch.tensor(list(grid), dtype=torch.float64)).tolist()
-        if scheduler.timesteps.tolist() != ours:
+            return LCMScheduler.from_config(config, original_inference_steps=len(grid), clip_sample=False)
+        if not self._even(grid):
             raise InputError(
-                "student.grid", f"indices {ours}, where {type(scheduler).__name__} would use {scheduler.timesteps.tolist()}",
-                "use equal steps whose number divides 1000",
-            )  # fmt: skip
-        return scheduler
+                "student.grid", f"{list(grid)}, which DDIM cannot be told", "use equal steps whose number divides 1000, or sampler=sde"
+            )
+        return DDIMScheduler.from_config(config, timestep_spacing="trailing", clip_sample=False)
+
+    def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:
+        call = super().stock_call(grid)
+        if self._even(grid):
+            return call
+        return call | {"timesteps": self.path.time(torch.tensor(list(grid), dtype=torch.float64)).tolist()}
+
+    def _even(self, grid: Sequence[float]) -> bool:
+        """Whether the schedulers' own equal strides of the table are this grid."""
+        return tuple(grid) == uniform_grid(len(grid)) and (len(self.path.table) - 1) % len(grid) == 0
 
 
 class UNetDenoiser(VPDenoiser):

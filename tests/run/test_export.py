@@ -1,0 +1,72 @@
+"""`ddmd export`: a run's student in each format, from its checkpoints."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+from test_train import Silent
+
+from ddmd.errors import InputError
+from ddmd.run.card import teacher_licence
+from ddmd.run.export import SETTINGS, export_run
+from ddmd.run.finish import finish
+from ddmd.run.recipe import load_recipe
+from ddmd.run.train import Training
+from tiny import save_twin
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished LoRA run on a twin whose card names a licence."""
+    root = tmp_path_factory.mktemp("export")
+    model = save_twin("sdxl-kl", root / "twin")
+    (model / "README.md").write_text("---\nlicense: openrail++\n---\n# A twin\n")
+    (root / "prompts.txt").write_text("a red circle\na blue star\n")
+    small = ["train.cycles=2", "train.batch=2", "report.teacher_steps=2", "fake.updates=1", "optim.student_lr=0.01"]
+    recipe = load_recipe("sdxl_ddmd_lora", [f"model={model}", f"train.prompts={root / 'prompts.txt'}", "train.cache=null", *small])
+    training = Training(recipe, root / "run", Silent())
+    training.run()
+    finish(training, lambda *_: None)
+    return root / "run"
+
+
+def test_a_pipeline_again_from_the_checkpoint(run, tmp_path):
+    export_run(run, "diffusers", tmp_path / "out")
+    file = "unet/diffusion_pytorch_model.safetensors"
+    before, after = load_file(run / "student" / file), load_file(tmp_path / "out" / file)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    DiffusionPipeline.from_pretrained(tmp_path / "out")
+
+
+def test_the_card_says_how_by_what_and_under_which_licence(run):
+    call = json.loads((run / "student" / SETTINGS).read_text())["call"]
+    card = (run / "student" / "README.md").read_text()
+    for part in ("license: openrail++", repr(call), "twin", "schedule: hybrid", "2511.22677", "2 cycles"):
+        assert part in card
+    assert teacher_licence(run) is None
+
+
+@pytest.mark.parametrize(("to", "file"), [("lora", "pytorch_lora_weights.safetensors"), ("comfyui", "sdxl_ddmd_lora.safetensors")])
+def test_adapters(run, tmp_path, to, file):
+    export_run(run, to, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / file)
+    assert len(tensors) > 10
+    assert all(torch.isfinite(value).all() for value in tensors.values())
+
+
+def test_what_cannot_be_exported_is_named(run, tmp_path):
+    with pytest.raises(InputError, match="no run"):
+        export_run(tmp_path, "diffusers", tmp_path / "out")
+    with pytest.raises(InputError, match="use one of"):
+        export_run(run, "onnx", tmp_path / "out")
+    (tmp_path / "full").mkdir()
+    text = (run / "recipe.yaml").read_text()
+    (tmp_path / "full" / "recipe.yaml").write_text(text)
+    with pytest.raises(InputError, match="no checkpoint"):
+        export_run(tmp_path / "full", "lora", tmp_path / "out")
+    recipe = load_recipe("shapes")
+    (tmp_path / "full" / "recipe.yaml").write_text(recipe.to_yaml())
+    with pytest.raises(InputError, match="full copy"):
+        export_run(tmp_path / "full", "lora", tmp_path / "out")
