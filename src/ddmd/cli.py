@@ -354,7 +354,7 @@ class _Screen:
         self.progress.stop()
 
     def start(self, total: int, position: int) -> None:
-        self.task = self.progress.add_task("distilling", total=total, completed=position)
+        self._begin("distilling", total, position)
 
     def cycle(self, position: int, metrics: dict[str, float]) -> None:
         rate = f"{metrics['seconds_per_cycle']:.2f} s/cycle"
@@ -362,9 +362,15 @@ class _Screen:
 
     def count(self, what: str, done: int, total: int) -> None:
         if self.task is None or self.progress.tasks[-1].total != total:
-            self.task = self.progress.add_task(what, total=total)
-            self.began = time.monotonic()
+            self._begin(what, total, 0)
         self._show(what, done)
+
+    def _begin(self, what: str, total: int, position: int) -> None:
+        """One bar at a time."""
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        self.task = self.progress.add_task(what, total=total, completed=position)
+        self.began = time.monotonic()
 
     def _show(self, what: str, done: int) -> None:
         """Move the bar; where there is no terminal to draw on, a line now and then."""

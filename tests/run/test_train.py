@@ -29,6 +29,9 @@ class Silent:
         if self.on_cycle:
             self.on_cycle(position)
 
+    def count(self, what, done, total):
+        assert 0 < done <= total
+
     def say(self, text):
         self.lines.append(text)
 

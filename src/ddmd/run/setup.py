@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from .checkpoint import Tensors, pack_optimizer, unpack_optimizer
 from .recipe import Recipe
 
 CALIBRATION = 256  # images behind the mean-variance targets
+Count = Callable[[str, int, int], None]
+"""(what, done, total)."""
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Parts:
             unpack_optimizer(optimizer, saved[f"{role}_optimizer"])
 
 
-def build(recipe: Recipe, accelerator: Any) -> Parts:
+def build(recipe: Recipe, accelerator: Any, count: Count) -> Parts:
     """Load the model and build the run's parts on the accelerator's device. Raises InputError for anything unusable."""
     device, rank = accelerator.device, accelerator.process_index
     torch.manual_seed(recipe.seed)
@@ -78,7 +81,10 @@ def build(recipe: Recipe, accelerator: Any) -> Parts:
     suite = load_suite(recipe.suite) if recipe.suite else None
     train = recipe.train
     texts = read_prompts(train.prompts) if train.prompts else suite.prompts("train", train.prompt_count) if suite else []
-    prompts = PromptTable(denoiser, texts, train.batch, recipe.seed, rank, device, Path(train.cache) if train.cache else None)
+    cache = Path(train.cache) if train.cache else None
+    prompts = PromptTable(
+        denoiser, texts, train.batch, recipe.seed, rank, device, cache, lambda done: count("encoding prompts", done, len(texts))
+    )
     reals = _reals(recipe, denoiser, suite, texts, rank, device)
     mean_variance = _mean_variance(recipe, denoiser, suite, texts)
     roles = build_roles(recipe, denoiser)

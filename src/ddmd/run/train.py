@@ -35,6 +35,7 @@ class Observer(Protocol):
 
     def start(self, total: int, position: int) -> None: ...
     def cycle(self, position: int, metrics: dict[str, float]) -> None: ...
+    def count(self, what: str, done: int, total: int) -> None: ...
     def say(self, text: str) -> None: ...
 
 
@@ -59,7 +60,7 @@ class Training:
         self.recipe, self.folder, self.observer = recipe, folder, observer
         self.lead = self.accelerator.is_main_process
         check_folder(recipe, folder, resume)
-        self.parts: Parts = build(recipe, self.accelerator)
+        self.parts: Parts = build(recipe, self.accelerator, observer.count)
         self.average = {name: p.detach().clone() for name, p in self.parts.roles.named_parameters("student").items()}
         self.cycle = self.position = 0
         self.seconds = 0.0

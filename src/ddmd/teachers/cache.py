@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,14 @@ OPEN = 256  # shards held open
 WHOLE = 1 << 22  # files up to this size are hashed whole, larger ones at both ends
 
 
+Report = Callable[[int], None]
+"""How many are done."""
+
+
+def silent(done: int) -> None:
+    """Report to nobody."""
+
+
 class ConditionCache:
     """Conditions of many prompts, read a row at a time.
 
@@ -32,7 +40,7 @@ class ConditionCache:
     prompts and written whole by a rename, so writers may race and be killed; a damaged one is encoded again.
     """
 
-    def __init__(self, folder: Path, denoiser: Denoiser, prompts: Sequence[str]) -> None:
+    def __init__(self, folder: Path, denoiser: Denoiser, prompts: Sequence[str], report: Report = silent) -> None:
         self.folder = folder / fingerprint(denoiser, ENCODERS)
         if not (self.folder / "about.json").exists():
             write_json(self.folder / "about.json", {"family": denoiser.family, "model": str(denoiser.folder)})
@@ -44,6 +52,7 @@ class ConditionCache:
             if not is_whole(path):
                 write_atomic(path, pack_shard(denoiser.encode(block)))
             self._shards.append(path)
+            report(min(start + SHARD, len(prompts)))
 
     def rows(self, rows: Tensor) -> Condition:
         """The conditions of some prompts, on the CPU."""

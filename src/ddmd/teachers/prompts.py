@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..method.adversarial import Reals
 from ..method.distiller import Condition, concatenate, select
-from .cache import ConditionCache
+from .cache import ConditionCache, Report, silent
 from .denoisers.base import Denoiser
 
 ENCODE_BATCH = 256
@@ -22,10 +22,13 @@ def to_device(condition: Condition, device: torch.device) -> dict[str, Any]:
     return {k: v.to(device) if isinstance(v, Tensor) else [i.to(device) for i in v] for k, v in condition.items()}
 
 
-def encode_all(denoiser: Denoiser, prompts: Sequence[str]) -> Condition:
+def encode_all(denoiser: Denoiser, prompts: Sequence[str], report: Report = silent) -> Condition:
     """Encode many prompts in batches, kept on the CPU."""
-    parts = [denoiser.encode(prompts[i : i + ENCODE_BATCH]) for i in range(0, len(prompts), ENCODE_BATCH)]
-    return concatenate([to_device(part, torch.device("cpu")) for part in parts])
+    parts = []
+    for start in range(0, len(prompts), ENCODE_BATCH):
+        parts.append(to_device(denoiser.encode(prompts[start : start + ENCODE_BATCH]), torch.device("cpu")))
+        report(min(start + ENCODE_BATCH, len(prompts)))
+    return concatenate(parts)
 
 
 def rows_at(position: int, total: int, batch: int, seed: int, rank: int) -> Tensor:
@@ -37,8 +40,8 @@ def rows_at(position: int, total: int, batch: int, seed: int, rank: int) -> Tens
 class EncodedPrompts:
     """Conditions of many prompts, kept in memory."""
 
-    def __init__(self, denoiser: Denoiser, prompts: Sequence[str]) -> None:
-        self.encoded = encode_all(denoiser, prompts)
+    def __init__(self, denoiser: Denoiser, prompts: Sequence[str], report: Report = silent) -> None:
+        self.encoded = encode_all(denoiser, prompts, report)
 
     def rows(self, rows: Tensor) -> Condition:
         """The conditions of some prompts, on the CPU."""
@@ -48,19 +51,27 @@ class EncodedPrompts:
 Encoded = EncodedPrompts | ConditionCache
 
 
-def encoded_prompts(denoiser: Denoiser, prompts: Sequence[str], cache: Path | None) -> Encoded:
+def encoded_prompts(denoiser: Denoiser, prompts: Sequence[str], cache: Path | None, report: Report = silent) -> Encoded:
     """Conditions of prompts: in memory, or in a cache on disk."""
-    return ConditionCache(cache, denoiser, prompts) if cache else EncodedPrompts(denoiser, prompts)
+    return ConditionCache(cache, denoiser, prompts, report) if cache else EncodedPrompts(denoiser, prompts, report)
 
 
 class PromptTable:
     """Training prompts encoded once, in memory or in a cache on disk, and the unconditional."""
 
     def __init__(
-        self, denoiser: Denoiser, prompts: Sequence[str], batch: int, seed: int, rank: int, device: torch.device, cache: Path | None = None
+        self,
+        denoiser: Denoiser,
+        prompts: Sequence[str],
+        batch: int,
+        seed: int,
+        rank: int,
+        device: torch.device,
+        cache: Path | None = None,
+        report: Report = silent,
     ) -> None:
         self.prompts, self.batch, self.seed, self.rank, self.device = list(prompts), batch, seed, rank, device
-        self.encoded = encoded_prompts(denoiser, self.prompts, cache)
+        self.encoded = encoded_prompts(denoiser, self.prompts, cache, report)
         self.uncond = to_device(denoiser.unconditional(batch), device)
 
     def at(self, position: int) -> Condition:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import write_atomic, write_json
 from ..method.student import uniform_grid
-from .cache import OPEN, checksum, fingerprint, is_whole
+from .cache import OPEN, Report, checksum, fingerprint, is_whole
 from .denoisers.base import Denoiser
 from .pictures import Picture, read_picture
 from .prompts import encode_all
@@ -28,7 +28,6 @@ from .sampling import bare, sample_latents
 
 SHARD = 64  # latents
 ABOUT = "about.json"
-Report = Callable[[int], None]
 
 
 class LatentCache:
