@@ -43,9 +43,13 @@ def estimate(recipe: Recipe) -> Estimate:
     else:
         wide = sum(sum(shape) for name, shape in shapes.items() if _is_target(name, shape, family.lora_targets))
         each = {role: recipe.adapters.rank_of(role) * wide for role in recipe.trained_roles}
-    parts = {"teacher, frozen": frozen * base}
+    eight = (
+        sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2) if recipe.adapters and recipe.adapters.base == "int8" else 0
+    )
+    parts = {"teacher, frozen": frozen * (base - eight) + eight}
+    moments = ADAM // 4 if recipe.optim.optimizer == "adamw8bit" else ADAM
     for role, count in each.items():
-        parts[f"{role}: weights, gradients, moments"] = count * (2 * FLOAT + ADAM)
+        parts[f"{role}: weights, gradients, moments"] = count * (2 * FLOAT + moments)
     parts["average of the student"] = each["student"] * FLOAT
     for name in sorted(path.name for path in folder.iterdir() if path.is_dir()):
         if name == "vae" or (name.startswith("text_encoder") and not recipe.train.cache):
@@ -59,6 +63,8 @@ def _savings(recipe: Recipe) -> list[str]:
     found = {
         "adapters.rank=64": recipe.adapters is None,
         "optim.precision=bf16": optim.precision == "fp32",
+        "adapters.base=int8": recipe.adapters is not None and recipe.adapters.base == "own",
+        "optim.optimizer=adamw8bit": recipe.adapters is None and optim.optimizer == "adamw",
         "optim.gradient_checkpointing=true": not optim.gradient_checkpointing,
         "train.cache=DIR": recipe.train.cache is None,
         "objective.split_teacher=true": not recipe.objective.split_teacher,

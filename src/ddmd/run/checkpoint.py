@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import folder_atomic, write_json
+from ..teachers.eight_bit import eight_bit_parts, eight_bit_state
 
 Tensors = dict[str, Tensor]
 
@@ -19,15 +20,26 @@ Tensors = dict[str, Tensor]
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:
     """An optimiser's per-parameter state as flat tensors named `index.field`."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": torch.as_tensor(value) for i, fields in state.items() for key, value in fields.items()}
+    packed: Tensors = {}
+    for i, fields in state.items():
+        for key, value in fields.items():
+            parts = eight_bit_parts(value)
+            packed |= {f"{i}.{key}.{part}": tensor for part, tensor in parts.items()} if parts else {f"{i}.{key}": torch.as_tensor(value)}
+    return packed
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     """The inverse of `pack_optimizer`; hyper-parameters stay the optimiser's own."""
     state: dict[int, dict[str, Tensor]] = {}
+    eight_bit: dict[tuple[int, str], Tensors] = {}
     for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
+        index, key, *part = name.split(".")
+        if part:
+            eight_bit.setdefault((int(index), key), {})[part[0]] = value
+        else:
+            state.setdefault(int(index), {})[key] = value
+    for (number, key), parts in eight_bit.items():
+        state.setdefault(number, {})[key] = eight_bit_state(parts)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -27,10 +27,12 @@ FORMATS = ("diffusers", "lora", "comfyui")
 UNSAFE = ("*.bin", "*.pt", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*")  # a student carries safetensors alone
 
 
-def student_network(roles: Roles) -> nn.Module:
+def student_network(roles: Roles, denoiser: Denoiser) -> nn.Module:
     """The student alone as a plain network: a copy, with its adapter merged where it has one."""
     if isinstance(roles, CopyRoles):
         return copy.deepcopy(roles.plain("student"))
+    if isinstance(roles, LoraRoles) and roles.int8:
+        roles = roles.on(load_denoiser(denoiser.folder, denoiser.resolution).network)  # eight bits hold no merged adapter
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     network: Any = copy.deepcopy(roles.plain("student")).float()  # in less, a merge rounds the adapter away
@@ -113,7 +115,7 @@ def export_run(run: Path, to: str, out: Path) -> Path:
     roles, sampler = build_roles(recipe, denoiser), recipe.student.sampler or denoiser.sampler
     roles.load_state_dict("student", weights)
     if to == "diffusers":
-        export_student(out, recipe, denoiser, student_network(roles), sampler, cycle)
+        export_student(out, recipe, denoiser, student_network(roles, denoiser), sampler, cycle)
     elif isinstance(roles, LoraRoles) and to == "comfyui":
         export_comfyui(out, recipe, denoiser, roles, sampler, cycle)
     elif isinstance(roles, LoraRoles) and not export_lora(out, recipe, denoiser, roles, sampler, cycle):

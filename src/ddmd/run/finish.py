@@ -28,7 +28,7 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
     recipe, parts, folder = training.recipe, training.parts, training.folder
     weights, chosen = ckpt.stored_weights(folder / "checkpoints", recipe.train.export)
     parts.roles.load_state_dict("student", weights)
-    network = student_network(parts.roles)
+    network = student_network(parts.roles, parts.denoiser)
     export_student(folder / "student", recipe, parts.denoiser, network, parts.sampler, chosen)
     if isinstance(parts.roles, LoraRoles):
         export_lora(folder / "student-lora", recipe, parts.denoiser, parts.roles, parts.sampler, chosen)

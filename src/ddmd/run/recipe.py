@@ -97,6 +97,7 @@ class AdaptersSection(Section):
 
     rank: Count = 16
     fake_rank: Count | None = None
+    base: Literal["own", "int8"] = "own"  # int8: the frozen base's linear weights in eight bits (torchao)
 
     def rank_of(self, role: str) -> int:
         """The rank of a trained role's adapter."""
@@ -110,6 +111,7 @@ class OptimSection(Section):
     fake_lr: Positive
     warmup: Annotated[int, Field(ge=0)] = 0
     decay: Share = 0.0
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # adamw8bit: moments in eight bits (torchao)
     betas: Window = [0.0, 0.99]
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Positive = 1.0

@@ -17,6 +17,7 @@ from ..method.objective import calibrate_mean_variance
 from ..method.student import Sampler
 from ..teachers.builtin import Suite, load_suite, model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
+from ..teachers.eight_bit import eight_bit_adamw
 from ..teachers.guidance_check import check_guidance
 from ..teachers.prompt_files import read_prompts
 from ..teachers.prompts import HeldLatents, Latents, PromptTable, RealTable, encoded_prompts
@@ -136,14 +137,18 @@ def build_roles(recipe: Recipe, denoiser: Denoiser) -> Roles:
         return CopyRoles(denoiser.network, call, recipe.trained_roles, denoiser.feature_block, frozen)
     ranks = recipe.adapters
     return LoraRoles(
-        denoiser.network, call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, recipe.trained_roles, denoiser.feature_block, frozen
-    )
+        denoiser.network, call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, recipe.trained_roles, denoiser.feature_block, frozen,
+        ranks.base == "int8",
+    )  # fmt: skip
 
 
 def _adamw(recipe: Recipe, lr: float, parameters: list[nn.Parameter], head: Head | None = None) -> torch.optim.Optimizer:
     optim = recipe.optim
     every = [*parameters, *(head.parameters() if head else ())]
-    return torch.optim.AdamW(every, lr=lr, betas=(optim.betas[0], optim.betas[1]), weight_decay=optim.weight_decay, fused=True)
+    betas = (optim.betas[0], optim.betas[1])
+    if optim.optimizer == "adamw8bit":
+        return eight_bit_adamw(every, lr, betas, optim.weight_decay)
+    return torch.optim.AdamW(every, lr=lr, betas=betas, weight_decay=optim.weight_decay, fused=True)
 
 
 def _adversary(recipe: Recipe, denoiser: Denoiser, roles: Roles, cond: Condition, device: torch.device) -> Adversary | None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..method.distiller import Condition
+from .eight_bit import quantize_linears
 
 Call = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
 """How a family calls its network: (network, z, u, cond) -> native output."""
@@ -162,12 +163,17 @@ class LoraRoles(Roles):
         trained: Sequence[str] = STUDENT_AND_FAKE,
         feature_block: str = "",
         frozen: torch.dtype = torch.float32,
+        int8: bool = False,
     ) -> None:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         super().__init__(call, trained, feature_block)
         self.base = network.requires_grad_(False).eval().to(frozen)
+        self.settings = {"targets": targets, "rank": rank, "fake_rank": fake_rank, "trained": trained, "feature_block": feature_block}
+        self.int8 = int8
+        if int8:
+            quantize_linears(network)
         ranks = {role: rank if role == "student" else fake_rank or rank for role in trained}
         if min(ranks.values()) < 1:
             raise ValueError(f"rank: found {ranks}; LoRA ranks must be at least 1")
@@ -188,6 +194,13 @@ class LoraRoles(Roles):
 
     def active(self) -> str | None:
         return self._active
+
+    def on(self, network: nn.Module) -> LoraRoles:
+        """The same adapters on another copy of the base, left in float32 and unquantised: to merge them into."""
+        roles = LoraRoles(network, self.call, **self.settings)  # type: ignore[arg-type]
+        for role in self.trained:
+            roles.load_state_dict(role, self.state_dict(role))
+        return roles
 
     def network(self, role: str) -> nn.Module:
         self._activate(role)
