@@ -61,7 +61,7 @@ def test_adapters_hold_less_than_half_of_three_copies(twin, recipe, tmp_path):
             "resolution": RESOLUTION.get(twin, "null"),
             "allow_distilled_teacher": "true",
         }
-        parts = build(load_recipe(recipe, [*(f"{key}={value}" for key, value in given.items()), *kind]), Accelerator(), lambda *_: None)
+        parts = build(load_recipe(recipe, [*(f"{key}={value}" for key, value in given.items()), *kind]), Accelerator())
         nets = [parts.roles.plain(role) for role in ("teacher", "student", "fake")]
         prompts, distiller = parts.prompts, parts.distiller
         with Peak([p.data for net in nets for p in net.parameters()]) as tracker:

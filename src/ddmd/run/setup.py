@@ -73,7 +73,7 @@ class Parts:
             unpack_optimizer(optimizer, saved[f"{role}_optimizer"])
 
 
-def build(recipe: Recipe, accelerator: Any, count: Count) -> Parts:
+def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, total: None) -> Parts:
     """Load the model and build the run's parts on the accelerator's device. Raises InputError for anything unusable."""
     device, rank = accelerator.device, accelerator.process_index
     torch.manual_seed(recipe.seed)
