@@ -59,6 +59,10 @@ def test_bad_input_is_one_line_and_exit_code_2(untrained, tmp_path):
     refused(ddmd("evaluate", "shapes", "--suite", "other"), "suite", "shapes")
     refused(ddmd("sample", untrained, "-p", "a red elephant"), "elephant", "circle")
     refused(ddmd("builtin", "train", "emoji"), "emoji")
+    refused(ddmd("export", tmp_path), "no run")
+    refused(ddmd("cache", "latents", untrained, tmp_path / "pictures"), "no such folder")
+    refused(ddmd("cache", "samples", untrained, empty), "no prompts")
+    refused(ddmd("distill", "shapes", "train.batch=3", "optim.gradient_accumulation=2"), "optim.gradient_accumulation", "divide")
 
 
 def test_a_run_from_start_to_picture(untrained, tmp_path):

@@ -7,10 +7,13 @@ import torch
 from diffusers import DiffusionPipeline
 from test_train import Silent
 
+from ddmd.errors import InputError
 from ddmd.run.export import SETTINGS
 from ddmd.run.finish import finish
 from ddmd.run.recipe import load_recipe, preset_names
 from ddmd.run.train import Training
+from ddmd.teachers.denoisers import load_denoiser
+from ddmd.teachers.reals import cache_samples
 from tiny import RESOLUTION, save_twin
 
 TWIN = {"sdxl": "sdxl-kl", "sd15": "sd15", "lumina2": "lumina2", "zimage": "z_image", "sd3": "sd3-shift3", "flux": "flux"}
@@ -59,6 +62,21 @@ def test_a_recipe_runs_on_its_twin(name, twins, tmp_path):
     assert pipeline("a red circle", output_type="pt", **call).images.isfinite().all()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["cycle"] for row in rows if "fake_loss" in row] == [1, 2]
+
+
+def test_the_gan_learns_from_cached_latents(twins, tmp_path):
+    model, _, prompts = twins("sdxl_dmd2")
+    denoiser = load_denoiser(model)
+    reals = cache_samples(denoiser, PROMPTS, tmp_path / "reals", 2, 3.0, 0, lambda done: None)
+    given = [f"model={model}", f"train.prompts={prompts}", "train.cache=null", "train.cycles=1", "train.batch=2", "train.log_every=1",
+             "report.teacher_steps=2", "fake.updates=1", "objective.gan.reals=data"]  # fmt: skip
+    training = Training(load_recipe("sdxl_dmd2", [*given, f"train.reals={reals}"]), tmp_path / "run", Silent())
+    assert training.parts.reals.at(0).images.shape == (2, *denoiser.shape)
+    training.run()
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "gan_critic_loss" in row
+    with pytest.raises(InputError, match=r"train.reals"):
+        Training(load_recipe("sdxl_dmd2", given), tmp_path / "none", Silent())
 
 
 def test_there_is_a_recipe_for_every_model_that_the_paper_or_its_users_name():

@@ -50,12 +50,13 @@ def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser
     folder = Path(folder)
     family = family_of(folder)
 
+    from ...quiet import quiet_libraries
+
+    quiet_libraries()  # before diffusers is imported: some of it speaks then
+
     import torch
     from diffusers import DiffusionPipeline
 
-    from ...quiet import quiet_libraries
-
-    quiet_libraries()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
