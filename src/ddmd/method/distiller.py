@@ -142,11 +142,10 @@ class Distiller:
 
     def generator_update(self, batch: Batch) -> Update:
         """One step of the student along Eq. 8, over the parts of a batch."""
-        losses = (self._generator_loss(Batch(*part)) for part in split(batch, self.plan.gradient_accumulation))
-        metrics, sample = self._step("student", losses, self.student_optimizer)
-        metrics["generator_grad_norm"] = metrics.pop("grad_norm")
+        losses = (self._generator_loss(part) for part in split(batch, self.plan.gradient_accumulation))
+        update = self._step("student", losses, self.student_optimizer, "generator")
         self.cycle += 1
-        return Update(metrics, sample)
+        return update
 
     def _generator_loss(self, batch: Batch) -> Loss:
         """Algorithm 1's generator part; a single student graph feeds every term."""
@@ -218,16 +217,14 @@ class Distiller:
         given = sample if sample is not None else batch
         if given is None:
             raise ValueError("fake_update: found neither a batch nor a sample; give one of them")
-        parts = zip(split(given, self.plan.gradient_accumulation), split(reals, self.plan.gradient_accumulation), strict=True)
         losses = (
-            self._fake_loss(Sample(*part) if sample is not None else self.student_sample(Batch(*part)), real and Reals(*real))
-            for part, real in parts
+            self._fake_loss(part if isinstance(part, Sample) else self.student_sample(part), real)
+            for part, real in self._pairs(given, reals)
         )
-        metrics, sample = self._step("fake", losses, self.fake_optimizer)
-        metrics["fake_grad_norm"] = metrics.pop("grad_norm")
+        update = self._step("fake", losses, self.fake_optimizer, "fake")
         if self.plan.follow:
             self.roles.follow(self.plan.follow)
-        return Update(metrics, sample)
+        return update
 
     def _fake_loss(self, sample: Sample, reals: Reals | None) -> Loss:
         low, high = self.plan.fake_range
@@ -253,16 +250,13 @@ class Distiller:
         if self.adversary is None or self.adversary.optimizer is None:
             raise ValueError("critic_update: found no discriminator with an optimiser of its own; give one in the adversary")
         adversary, optimizer = self.adversary, self.adversary.optimizer
-        parts = zip(split(sample, self.plan.gradient_accumulation), split(reals, self.plan.gradient_accumulation), strict=True)
 
         def judged(part: Sample, real: Reals | None) -> Loss:
             critic = self._critic_loss(adversary, part, real)
             return Loss(critic, {"gan_critic_loss": critic.detach()}, part)
 
-        losses = (judged(Sample(*part), real and Reals(*real)) for part, real in parts)
-        metrics, sample = self._step("discriminator", losses, optimizer)
-        metrics["gan_critic_grad_norm"] = metrics.pop("grad_norm")
-        return Update(metrics, sample)
+        losses = (judged(part, real) for part, real in self._pairs(sample, reals))
+        return self._step("discriminator", losses, optimizer, "gan_critic")
 
     def _realism(self, adversary: Adversary, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """How real student images x (detached) look, and the gradient of that loss by x; no parameter collects any."""
@@ -314,8 +308,8 @@ class Distiller:
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
-    def _step(self, role: str, losses: Iterable[Loss], optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Sample]:
-        """One optimiser step over the parts of a batch; only one part's graph lives at a time."""
+    def _step(self, role: str, losses: Iterable[Loss], optimizer: torch.optim.Optimizer, name: str) -> Update:
+        """One optimiser step over the parts of a batch; only one part's graph lives at a time. Metrics are averaged."""
         optimizer.zero_grad(set_to_none=True)
         said, samples = [], []
         for loss, metrics, sample in losses:
@@ -325,8 +319,13 @@ class Distiller:
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.plan.clip)
         optimizer.step()
-        averages = {name: torch.stack([metrics[name].float() for metrics in said]).mean() for name in said[0]}
-        return {**averages, "grad_norm": norm.detach()}, joined(samples)
+        averages = {key: torch.stack([metrics[key].float() for metrics in said]).mean() for key in said[0]}
+        return Update({**averages, f"{name}_grad_norm": norm.detach()}, joined(samples))
+
+    def _pairs(self, given: Any, reals: Reals | None) -> Iterator[tuple[Any, Any]]:
+        """Parts of a batch or sample, each with its share of the real images."""
+        parts = self.plan.gradient_accumulation
+        return zip(split(given, parts), split(reals, parts), strict=True)
 
     # ---- resuming --------------------------------------------------------------------------------------------------
 
@@ -357,8 +356,8 @@ def select(condition: Condition, rows: Tensor | slice) -> dict[str, Any]:
     return picked
 
 
-def split(batch: Sequence[Any] | None, parts: int) -> Iterator[Any]:
-    """Equal parts of a batch, sample or reals, as tuples of their fields; of none, so many times None."""
+def split(batch: Batch | Sample | Reals | None, parts: int) -> Iterator[Any]:
+    """Equal parts of a batch, sample or reals; of none, so many times None."""
     if batch is None or parts == 1:
         yield from [batch] * parts
         return
@@ -367,7 +366,10 @@ def split(batch: Sequence[Any] | None, parts: int) -> Iterator[Any]:
         raise ValueError(f"gradient_accumulation: found {parts} for a batch of {size}; it must divide the batch")
     for start in range(0, size, size // parts):
         rows = slice(start, start + size // parts)
-        yield tuple(select(field, rows) if isinstance(field, Mapping) else field if field is None else field[rows] for field in batch)
+        fields: list[Any] = [
+            select(field, rows) if isinstance(field, Mapping) else field if field is None else field[rows] for field in batch
+        ]
+        yield type(batch)(*fields)
 
 
 def joined(samples: Sequence[Sample]) -> Sample:
