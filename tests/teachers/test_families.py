@@ -16,6 +16,7 @@ from ddmd.run.recipe import ObjectiveSection, OptimSection, Recipe, StudentSecti
 from ddmd.teachers.denoisers import load_denoiser
 from ddmd.teachers.denoisers.packed import pack
 from ddmd.teachers.denoisers.vp import VPDenoiser
+from ddmd.teachers.denoisers.words import too_long
 from ddmd.teachers.roles import CopyRoles, LoraRoles
 from ddmd.teachers.sampling import bare, sample_images
 from tiny import RESOLUTION, TWINS, save_twin
@@ -198,6 +199,14 @@ def test_an_exported_adapter_makes_the_teachers_pipeline_the_student(folder, tmp
     card = (tmp_path / "lora" / "README.md").read_text()
     assert "load_lora_weights" in card
     assert type(model.student_scheduler(uniform_grid(4), "sde")).__name__ in card
+
+
+def test_prompts_that_would_be_cut_are_found(folder):
+    pipeline = open_twin(folder).pipeline
+    long = "a large striped red circle at the left on a gray background " * 120
+    cut, limit = too_long(pipeline, [PROMPT, long])
+    assert cut == [long]
+    assert 0 < limit <= 1024
 
 
 def test_the_adapter_for_comfyui_says_the_same_under_its_keys(folder, tmp_path):

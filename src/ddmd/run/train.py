@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..files import write_atomic
 from ..method.adversarial import Reals
 from ..method.distiller import Batch, Sample
+from ..teachers.denoisers.words import too_long
 from ..teachers.prompts import encode_all
 from ..teachers.sampling import Network, sample_images
 from . import checkpoint as ckpt
@@ -66,6 +67,11 @@ class Training:
         self.seconds = 0.0
         self.alarms: list[str] = []
         self._prepare_samples()
+        cut, limit = too_long(self.parts.denoiser.pipeline, self.parts.prompts.prompts)
+        if cut:
+            observer.say(
+                f"{len(cut)} of {len(self.parts.prompts.prompts)} prompts have more than {limit} tokens and are cut: {cut[0][:80]!r} ..."
+            )
         if recipe.train.cache and self.parts.suite is None:
             self.parts.denoiser.drop_encoders()
         if resume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,19 @@ def check_words(tokenizer: Any, prompts: Sequence[str]) -> None:
             raise InputError("prompt", f"unknown words {', '.join(words)} in {prompt!r}", f"this model knows only: {', '.join(known)}")
         if len(ids) > tokenizer.model_max_length:
             raise InputError("prompt", f"{len(ids)} tokens in {prompt!r}", f"this model reads at most {tokenizer.model_max_length}")
+
+
+def too_long(pipeline: Any, prompts: Sequence[str]) -> tuple[list[str], int]:
+    """The prompts that a pipeline cuts, and its limit in tokens.
+
+    Counted by its last tokenizer, the one that reads most; a preamble of the pipeline's own is not counted.
+    """
+    names = [name for name in ("tokenizer_3", "tokenizer_2", "tokenizer") if pipeline.components.get(name) is not None]
+    tokenizer = pipeline.components[names[0]]
+    option = inspect.signature(pipeline.encode_prompt).parameters.get("max_sequence_length")
+    limit = min(tokenizer.model_max_length, option.default if option and option.default else tokenizer.model_max_length)
+    # A token is at least one character, so short texts need no count.
+    return [text for text in prompts if len(text) + 2 > limit and len(tokenizer(text, truncation=False).input_ids) > limit], limit
 
 
 def encode_after_preamble(pipeline: Any, prompts: Sequence[str], **options: Any) -> Condition:
