@@ -253,26 +253,63 @@ def _device() -> Any:
     return Accelerator().device
 
 
+@builtin.command("fetch")
+def builtin_fetch(
+    name: Annotated[str, typer.Argument(help="emoji: 8,000 captioned pictures in five styles.")],
+    out: Out = None,
+    size: Annotated[int, typer.Option(help="Pixels on a side: 64 or 128.")] = 64,
+    source: Annotated[Path | None, typer.Option("--from", help="A folder that holds the npm packages, packed or unpacked.")] = None,
+) -> None:
+    """Fetch and draw the pictures that an embedded teacher is trained on; sampling and distilling need none."""
+    if name != "emoji":
+        raise InputError("builtin fetch", repr(name), "use emoji")
+    from .teachers.builtin.emoji.pictures import fetch
+
+    with _Screen() as screen:
+        print(fetch(out or _pictures_folder(size), size, source, screen.count, screen.say))
+
+
+def _pictures_folder(size: int) -> Path:
+    from .teachers.builtin import cache_folder
+
+    return cache_folder() / f"emoji-pictures-{size}"
+
+
 @builtin.command("train")
 def builtin_train(
-    name: Annotated[str, typer.Argument(help="shapes (the teacher) or shapes-verifier.")],
+    name: Annotated[str, typer.Argument(help="shapes, shapes-verifier, emoji (the autoencoder, then the teacher) or emoji-judge.")],
     out: Out = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; the shipped weights' number when not given.")] = None,
     start: Annotated[Path | None, typer.Option(help="Begin with the weights of this pipeline folder.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Emoji: the folder that `ddmd builtin fetch` wrote.")] = None,
     seed: Seed = 0,
     threads: Threads = None,
 ) -> None:
-    """Train an embedded teacher or verifier; a teacher's training goes on from what is in --out."""
+    """Train an embedded teacher, verifier or judge; a teacher's training goes on from what is in --out."""
     _set_threads(threads)
-    from .teachers.builtin.shapes.make import make_teacher, make_verifier
+    from .teachers.builtin.emoji.make import make_judge
+    from .teachers.builtin.emoji.make import make_teacher as make_emoji
+    from .teachers.builtin.shapes.make import make_teacher as make_shapes
+    from .teachers.builtin.shapes.make import make_verifier
 
-    makers = {"shapes": make_teacher, "shapes-verifier": make_verifier}
+    found = pictures or _pictures_folder(64)
+    makers: dict[str, Any] = {
+        "shapes": make_shapes, "shapes-verifier": make_verifier, "emoji": partial(make_emoji, found), "emoji-judge": partial(make_judge, found),
+    }  # fmt: skip
     if name not in makers:
         raise InputError("builtin train", repr(name), f"use one of {', '.join(makers)}")
     folder = out or Path("runs") / f"builtin-{name}"
     with _Screen() as screen:
         made = makers[name](folder, steps, seed, start, lambda done, total, loss: screen.count(f"{name}, loss {loss:.4f}", done, total))
     print(made)
+
+
+@builtin.command("pack")
+def builtin_pack(pipeline: Annotated[Path, typer.Argument(help="A trained emoji pipeline, or a student of one.")], out: Out = None) -> None:
+    """Write the parts of an emoji pipeline that ship with ddmd: half precision, without the text encoder."""
+    from .teachers.builtin.emoji.make import pack
+
+    print(pack(pipeline, out or Path("packed")))
 
 
 def run_folder(name: str, resume: bool) -> Path:

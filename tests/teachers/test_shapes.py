@@ -3,6 +3,7 @@ import torch
 
 from ddmd.errors import InputError
 from ddmd.teachers.builtin import WEIGHTS, load_suite
+from ddmd.teachers.builtin.pixels import pixel_statistics
 from ddmd.teachers.builtin.shapes import retime as retiming
 from ddmd.teachers.builtin.shapes.build import TOKENS, build_pipeline, build_tokenizer, identity_autoencoder
 from ddmd.teachers.builtin.shapes.render import RANGE, render
@@ -18,9 +19,10 @@ from ddmd.teachers.builtin.shapes.scenes import (
     random_statements,
     split_of,
 )
-from ddmd.teachers.builtin.shapes.score import frechet_distance, pixel_statistics
-from ddmd.teachers.builtin.shapes.train import TeacherRecipe, TeacherTraining, learning_rate, train_teacher, training_levels
+from ddmd.teachers.builtin.shapes.score import frechet_distance
+from ddmd.teachers.builtin.shapes.train import ShapesRecipe, ShapesTraining, train_teacher
 from ddmd.teachers.builtin.shapes.verifier import load_verifier, verifier_accuracy
+from ddmd.teachers.builtin.training import learning_rate, training_levels
 
 
 def test_captions_say_what_is_stated_and_parse_back():
@@ -117,10 +119,10 @@ def test_frechet_distance_is_the_closed_form():
 
 def test_pixel_statistics():
     flat = torch.full((1, 3, 8, 8), 0.5)
-    stats = pixel_statistics(flat)
+    stats = pixel_statistics(flat, RANGE)
     assert (stats["mean"], stats["saturation"], stats["detail"], stats["clipped"]) == (0.5, 0.0, 0.0, 0.0)
     board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
-    stats = pixel_statistics(board.expand(1, 3, 8, 8))
+    stats = pixel_statistics(board.expand(1, 3, 8, 8), RANGE)
     assert stats["detail"] == pytest.approx(4.0)
     assert stats["clipped"] == 1.0
 
@@ -159,18 +161,18 @@ def test_scores_of_right_and_wrong_pictures(suite):
 def test_training_resumes_exactly_and_learns(tmp_path, untrained):
     from dataclasses import replace
 
-    recipe = TeacherRecipe(steps=4, batch=4, warmup=1)
+    recipe = ShapesRecipe(steps=4, batch=4, warmup=1)
     losses = []
     train_teacher(tmp_path / "a", recipe, torch.device("cpu"), lambda step, loss: losses.append(loss), save_every=2)
     train_teacher(tmp_path / "b", replace(recipe, steps=2, decay=0.7), torch.device("cpu"), lambda step, loss: None, save_every=2)
-    a = TeacherTraining(recipe, torch.device("cpu"))
+    a = ShapesTraining(recipe, torch.device("cpu"))
     a.load(tmp_path / "a" / "state.pt")
     assert a.position == 4
     with pytest.raises(InputError, match="batch"):
-        TeacherTraining(replace(recipe, batch=8), torch.device("cpu")).load(tmp_path / "a" / "state.pt")
+        ShapesTraining(replace(recipe, batch=8), torch.device("cpu")).load(tmp_path / "a" / "state.pt")
     one, two = (
-        TeacherTraining(replace(recipe, steps=100), torch.device("cpu")),
-        TeacherTraining(replace(recipe, steps=100), torch.device("cpu")),
+        ShapesTraining(replace(recipe, steps=100), torch.device("cpu")),
+        ShapesTraining(replace(recipe, steps=100), torch.device("cpu")),
     )
     for _ in range(2):
         one.step()
@@ -181,9 +183,9 @@ def test_training_resumes_exactly_and_learns(tmp_path, untrained):
 
 
 def test_a_training_can_begin_from_trained_weights(tmp_path):
-    recipe = TeacherRecipe(steps=1, batch=2)
+    recipe = ShapesRecipe(steps=1, batch=2)
     train_teacher(tmp_path / "a", recipe, torch.device("cpu"), lambda step, loss: None)
-    again = TeacherTraining(TeacherRecipe(seed=5), torch.device("cpu"))
+    again = ShapesTraining(ShapesRecipe(seed=5), torch.device("cpu"))
     again.warm_start(tmp_path / "a" / "pipeline")
     state = torch.load(tmp_path / "a" / "state.pt", weights_only=True)
     assert all(torch.equal(p, state["average"][name]) for name, p in again.networks.named_parameters())
@@ -192,7 +194,7 @@ def test_a_training_can_begin_from_trained_weights(tmp_path):
 
 
 def test_the_learning_rate_rises_holds_and_falls():
-    recipe = TeacherRecipe(steps=100, warmup=10, decay=0.5, lr=1.0)
+    recipe = ShapesRecipe(steps=100, warmup=10, decay=0.5, lr=1.0)
     assert [learning_rate(recipe, s) for s in (0, 9, 40, 75, 99)] == pytest.approx([0.1, 1.0, 1.0, 0.5, 0.02])
 
 

@@ -61,7 +61,13 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
             scores[f"student-{steps}"] = row(f"student-{steps}", other, student)
         note += " Teacher scores were measured when its weights were made, on the same prompts." if shipped else ""
     results = results_object(
-        recipe.suite or "none", recipe.seed, scores, recipe=recipe.name, train_seconds=round(training.seconds, 1), note=note
+        recipe.suite or "none",
+        recipe.seed,
+        scores,
+        recipe=recipe.name,
+        train_seconds=round(training.seconds, 1),
+        note=note,
+        about=parts.suite.about if parts.suite else "",
     )
     write_json(folder / "results.json", results)
     write_report(folder, f"{recipe.name}: {recipe.about}", recipe.to_yaml(), results, training.alarms, training.seconds)

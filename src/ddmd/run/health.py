@@ -8,7 +8,6 @@ from torch import Tensor
 
 SMOOTHING = 0.9
 PATIENCE = 3  # evaluations in a row below the best
-TOLERANCE = 0.02  # of the score: smaller falls are noise
 MEAN_REACH = 0.35  # of the reference's standard deviation
 STD_LOW, STD_HIGH = 0.7, 1.4  # of the reference's standard deviation
 
@@ -33,6 +32,7 @@ class Health:
 
     reference_mean: float
     reference_std: float
+    tolerance: float = 0.02  # of the score: smaller falls are noise
     mean: float | None = None
     std: float | None = None
     best: float | None = None
@@ -69,7 +69,7 @@ class Health:
         if self.best is None or score > self.best:
             self.best, self.best_cycle, self.falls = score, cycle, 0
             return True, self._edge("score", False, "")
-        self.falls = self.falls + 1 if score < self.best - TOLERANCE else 0
+        self.falls = self.falls + 1 if score < self.best - self.tolerance else 0
         message = (
             f"the score has been below its best ({self.best:.3f} at cycle {self.best_cycle}) for {self.falls} evaluations, now {score:.3f}. "
             "The best student is kept; stop here, or lower optim.student_lr or objective.alpha and run again."

@@ -16,6 +16,8 @@ WIDTH, HEIGHT, PAD = 340, 150, 34
 CURVES = {
     "Score on validation prompts": ("validation_overall",),
     "Frechet distance on validation prompts": ("validation_frechet",),
+    "Text-image score on validation prompts": ("validation_text_image",),
+    "Kernel distance on validation prompts": ("validation_kid_lite0",),
     "|DM| and |CA|": ("dm", "ca"),
     "Cosine of DM and CA": ("cosine",),
     "Fake loss": ("fake_loss",),
@@ -45,8 +47,7 @@ def write_report(folder: Path, title: str, recipe_yaml: str, results: dict[str, 
         f"<p>{html.escape(results['machine'])}; trained in {seconds / 60:.1f} minutes, seed {results['seed']}.</p>",
         *(f"<p class=alarm>{html.escape(alarm)}</p>" for alarm in alarms),
         "<h2>Scores</h2>", _table(results["scores"]),
-        "<p>overall: share of prompts whose every stated attribute is right, with its 95 % interval; frechet: on the verifier's "
-        "features against fresh renders, comparable only within this suite. " + html.escape(results.get("note", "")) + "</p>",
+        "<p>" + html.escape(f"{results.get('about', '')} {results.get('note', '')}".strip()) + "</p>",
         "<h2>Samples</h2><div class=curves>", *(_picture(path) for path in dict.fromkeys(shown)), "</div>",
         "<h2>Curves</h2><div class=curves>", *(_curve(name, keys, metrics) for name, keys in CURVES.items()), "</div>",
         "<h2>Recipe</h2>", f"<pre>{html.escape(recipe_yaml)}</pre>",

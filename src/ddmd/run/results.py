@@ -97,26 +97,19 @@ def weights_hash(folder: Path) -> str:
 
 
 COLUMNS = (
-    "steps",
-    "guidance",
-    "overall",
-    "entity",
-    "attribute",
-    "relation",
-    "global",
-    "frechet",
-    "std",
-    "saturation",
-    "seconds_per_image",
-    "images",
-)
+    "steps", "guidance", "overall", "entity", "attribute", "relation", "global", "frechet", "text_image", "recall", "style", "kid_lite0",
+    "std", "saturation", "seconds_per_image", "images",
+)  # fmt: skip
+PRECISE = ("frechet", "guidance", "text_image", "kid_lite0")  # one decimal
+SHOWN_INTERVALS = ("overall", "text_image")
 
 
 def table(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """Rows of text, header first, for the terminal and the report; `overall` carries its 95 % interval."""
-    rows = [["", *(name.replace("_", " ") for name in COLUMNS)]]
+    """Rows of text, header first, for the terminal and the report: the columns that any row fills, main scores with 95 % intervals."""
+    columns = [name for name in COLUMNS if any(row.get(name) is not None for row in scores.values())]
+    rows = [["", *(name.replace("_", " ") for name in columns)]]
     for name, row in scores.items():
-        rows.append([name, *(_cell(row, column) for column in COLUMNS)])
+        rows.append([name, *(_cell(row, column) for column in columns)])
     return rows
 
 
@@ -126,6 +119,7 @@ def _cell(row: dict[str, Any], column: str) -> str:
         return ""
     if isinstance(value, int):
         return str(value)
-    text = f"{value:.1f}" if column in ("frechet", "guidance") else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+    digits = 1 if column in PRECISE or value >= 10 else 3
+    text = f"{value:.{digits}f}"
     interval = row.get("intervals", {}).get(column)
-    return f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval and column == "overall" else text
+    return f"{text} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval and column in SHOWN_INTERVALS else text

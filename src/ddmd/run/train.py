@@ -29,6 +29,17 @@ from .results import Setting, teacher_settings
 from .setup import Parts, build
 
 SHOWN = 8  # prompts in the sample grids
+SPOKEN = (
+    "overall",
+    "frechet",
+    "text_image",
+    "recall",
+    "style",
+    "kid_lite0",
+    "std",
+    "saturation",
+    "clipped",
+)  # scores said at an evaluation
 
 
 class Observer(Protocol):
@@ -194,13 +205,12 @@ class Training:
         self.accelerator.wait_for_everyone()
 
     def _judge(self, log: Logs, scores: dict[str, Any]) -> None:
+        assert self.parts.suite is not None
         numbers = {f"validation_{k}": v for k, v in scores.items() if isinstance(v, float)}
         log.write({"cycle": self.cycle, "seconds": round(self.seconds, 2), **numbers})
-        self.observer.say(
-            f"cycle {self.cycle}: validation overall {scores['overall']:.3f}, frechet {scores['frechet']:.1f}, std {scores['std']:.3f}, "
-            f"saturation {scores['saturation']:.3f}, clipped {scores['clipped']:.3f}"
-        )
-        best, alarms = self.health.judge(self.cycle, scores["overall"])
+        shown = ", ".join(f"{name} {scores[name]:.3g}" for name in SPOKEN if name in scores)
+        self.observer.say(f"cycle {self.cycle}: validation {shown}")
+        best, alarms = self.health.judge(self.cycle, scores[self.parts.suite.main])
         if best:
             ckpt.save_best(self.folder / "checkpoints", self.cycle, {"average": self.average}, {"cycle": self.cycle, **numbers})
         for alarm in alarms:
@@ -240,9 +250,11 @@ class Training:
             if name != "teacher-no-cfg"
         }
         many = next(iter(self.teacher_images.values()))
-        # Eight images say too little of the spread of a suite's world; there the data itself is known.
-        reference = suite.reference() if suite else {"mean": many.mean().item(), "std": many.std().item()}
-        self.health = Health(reference["mean"], reference["std"])
+        reference = suite.reference() if suite else None
+        if reference is None:
+            latents = parts.denoiser.encode_images(many.clamp(-1, 1))
+            reference = {"mean": latents.mean().item(), "std": latents.std().item()}
+        self.health = Health(reference["mean"], reference["std"], suite.tolerance if suite else 0.0)
 
     # ---- saving and resuming ---------------------------------------------------------------------------------------
 

@@ -13,13 +13,11 @@ from ...method.distiller import Condition
 
 
 def check_words(tokenizer: Any, prompts: Sequence[str]) -> None:
-    """Raise InputError for unknown words and for prompts that are too long; byte-pair tokenizers know every word.
-
-    A tokenizer has a real unknown token when that token is none of its other marks.
-    """
-    unknown = tokenizer.unk_token_id
-    if unknown in (None, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
+    """Raise InputError for unknown words and for prompts that are too long, where a tokenizer knows a list of whole words only."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if type(getattr(core, "model", None)).__name__ != "WordLevel":
         return
+    unknown = tokenizer.unk_token_id
     for prompt in prompts:
         ids = tokenizer(prompt).input_ids
         if unknown in ids:

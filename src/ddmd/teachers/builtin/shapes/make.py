@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ....errors import InputError
-from .train import TeacherRecipe, train_teacher
+from .train import ShapesRecipe, train_teacher
 from .verifier import save_verifier, train_verifier, verifier_accuracy
 
 Report = Callable[[int, int, float], None]
@@ -19,7 +19,7 @@ VERIFIER_CHECK = 20_000  # fresh renders on which its accuracy is measured
 
 def make_teacher(folder: Path, steps: int | None, seed: int, start: Path | None, report: Report) -> Path:
     """Train the teacher into folder/pipeline, going on from folder/state.pt; on a GPU when there is one."""
-    recipe = TeacherRecipe(seed=seed) if steps is None else TeacherRecipe(seed=seed, steps=steps)
+    recipe = ShapesRecipe(seed=seed) if steps is None else ShapesRecipe(seed=seed, steps=steps)
     return train_teacher(folder, recipe, _device(), lambda done, loss: report(done, recipe.steps, loss), start=start)
 
 

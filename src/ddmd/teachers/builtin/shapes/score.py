@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..pixels import pixel_statistics
 from .render import RANGE, render
 from .scenes import CATEGORIES, NAMES, UNSTATED, parse, random_scenes
 from .verifier import Verifier
@@ -42,27 +43,10 @@ def score_images(images: Tensor, prompts: Sequence[str], verifier: Verifier, ref
         per_prompt[category] = (right[:, columns].sum(1).double(), stated[:, columns].sum(1).double())
     scores: dict = {name: _ratio(hits, asks) for name, (hits, asks) in per_prompt.items()}
     scores["frechet"] = frechet_distance(*feature_moments(shown, verifier), *reference)
-    scores |= pixel_statistics(images)
+    scores |= pixel_statistics(images, RANGE)
     scores["n"] = len(asked)
     scores["intervals"] = {name: _interval(hits, asks) for name, (hits, asks) in per_prompt.items() if asks.sum() > 0}
     return scores
-
-
-def pixel_statistics(images: Tensor) -> dict[str, float]:
-    """Mean, standard deviation, saturation (mean spread of the three colours), high-frequency energy, share of clipped values.
-
-    High-frequency energy is the mean square of each pixel less the mean of its four neighbours; clipped means beyond
-    the palette's range by 5 % of it.
-    """
-    inner = images[..., 1:-1, 1:-1]
-    around = images[..., :-2, 1:-1] + images[..., 2:, 1:-1] + images[..., 1:-1, :-2] + images[..., 1:-1, 2:]
-    return {
-        "mean": images.mean().item(),
-        "std": images.std().item(),
-        "saturation": (images.amax(1) - images.amin(1)).mean().item(),
-        "detail": (inner - around / 4).square().mean().item(),
-        "clipped": (images.abs() > 1.05 * RANGE).float().mean().item(),
-    }
 
 
 def reference_images() -> Tensor:

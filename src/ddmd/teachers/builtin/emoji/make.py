@@ -1,0 +1,137 @@
+"""Make the shipped parts of `emoji` again, from the fetched pictures: autoencoder, teacher, judge; and pack them for the package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ....errors import InputError
+from ....files import folder_atomic
+from .autoencoder import reconstruction_error, to_unit, train_autoencoder
+from .build import build_pipeline
+from .concepts import STYLES, UNSEEN_STYLES, captions
+from .judge import picture_features, recall, save_judge, text_features, train_judge
+from .pictures import Pictures, load_pictures
+from .train import EmojiRecipe, train_teacher
+
+Report = Callable[[int, int, float], None]
+"""(done, total, loss)."""
+AUTOENCODER_STEPS = 3000
+JUDGE_STEPS = 3000
+JUDGE_CAPTIONS = 4  # a picture; more are rarer words
+REFERENCE = 1000  # real pictures behind the kernel distance
+PACKED = ("unet", "vae")  # what the package holds of a pipeline; the text encoder comes from its own
+
+
+def make_teacher(pictures: Path, folder: Path, steps: int | None, seed: int, start: Path | None, report: Report) -> Path:
+    """Train the autoencoder, then the teacher, into folder/pipeline, going on from what `folder` holds; on a GPU when there is one."""
+    found = load_pictures(pictures)
+    autoencoder = _autoencoder(found, folder / "autoencoder", seed, report)
+    recipe = EmojiRecipe(seed=seed) if steps is None else EmojiRecipe(seed=seed, steps=steps)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return train_teacher(folder, recipe, found, autoencoder, device, lambda done, loss: report(done, recipe.steps, loss), start=start)
+
+
+def _autoencoder(pictures: Pictures, folder: Path, seed: int, report: Report) -> Any:
+    from diffusers import AutoencoderTiny
+
+    if (folder / "config.json").is_file():
+        return AutoencoderTiny.from_pretrained(folder).eval().requires_grad_(False)
+    rows = pictures.rows(tuple(STYLES), held_out=False)
+    trained: Any = train_autoencoder(pictures, rows, AUTOENCODER_STEPS, seed, lambda done, loss: report(done, AUTOENCODER_STEPS, loss))
+    facts = {
+        name: reconstruction_error(trained, to_unit(pictures.images[pictures.rows(styles, held_out=True)]))
+        for name, styles in (("held-out concepts", tuple(STYLES)), ("held-out styles", UNSEEN_STYLES))
+    }
+    with folder_atomic(folder) as temporary:
+        trained.save_pretrained(temporary)
+        (temporary / "autoencoder.json").write_text(json.dumps({"steps": AUTOENCODER_STEPS, "seed": seed, **facts}, indent=1) + "\n")
+    return trained
+
+
+def make_judge(pictures: Path, folder: Path, steps: int | None, seed: int, start: Path | None, report: Report) -> Path:
+    """Train the judge and measure it on concepts and on styles that it never saw."""
+    if start is not None:
+        raise InputError("--start", str(start), "only a teacher can begin from trained weights")
+    found = load_pictures(pictures)
+    rows = found.rows(tuple(STYLES), held_out=False)
+    images = to_unit(found.images[rows])
+    codes = sorted(found.concepts)
+    concept = torch.tensor([codes.index(found.codes[row]) for row in rows])
+    style = torch.tensor([list(STYLES).index(found.styles[row]) for row in rows])
+    said = [captions(found.concepts[found.codes[row]], found.styles[row]) for row in rows]
+    said = [(texts * JUDGE_CAPTIONS)[-JUDGE_CAPTIONS:] for texts in said]
+    texts = text_features([text for four in said for text in four]).view(len(rows), JUDGE_CAPTIONS, -1)
+    real = picture_features(images)
+    total = steps or JUDGE_STEPS
+    judge = train_judge([real, *_views(images, seed)], texts, concept, style, total, seed, lambda done, loss: report(done, total, loss))
+
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(rows), generator=generator)[:REFERENCE]
+    facts = {"steps": total, "seed": seed, "checks": _checks(judge, found, codes)}
+    save_judge(judge, real[chosen], folder, facts)
+    return folder
+
+
+def _views(images: torch.Tensor, seed: int) -> list[torch.Tensor]:
+    """Features of the pictures a little moved, blurred and grainy: samples are never as clean as drawings."""
+    generator = torch.Generator().manual_seed(seed)
+    moved = images.roll((2, -3), dims=(2, 3))
+    small = torch.nn.functional.interpolate(images, scale_factor=0.5, mode="area")
+    blurred = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
+    grainy = images + 0.15 * torch.randn(images.shape, generator=generator)
+    return [picture_features(view) for view in (moved, blurred, grainy)]
+
+
+def _checks(judge: Any, pictures: Pictures, codes: list[str]) -> dict[str, Any]:
+    """Retrieval among all concepts' names of pictures that training saw, of held-out concepts, and of held-out styles."""
+    names = judge.hear(text_features([f"an emoji of {pictures.concepts[code].name}" for code in codes]))
+    found = {}
+    for label, styles, held_out in (
+        ("training pictures", tuple(STYLES), False),
+        ("held-out concepts", tuple(STYLES), True),
+        *((f"held-out style {style}", (style,), False) for style in UNSEEN_STYLES),
+    ):
+        rows = pictures.rows(styles, held_out)
+        features = picture_features(to_unit(pictures.images[rows]))
+        right = torch.tensor([codes.index(pictures.codes[row]) for row in rows])
+        found[label] = {"n": len(rows), "among": len(codes), **recall(judge.see(features), names, right)}
+        if styles == tuple(STYLES):
+            wanted = torch.tensor([list(STYLES).index(pictures.styles[row]) for row in rows])
+            found[label]["style"] = (judge.style(features).argmax(1) == wanted).float().mean().item()
+    return found
+
+
+def pack(pipeline: Path, folder: Path) -> Path:
+    """Write the parts of a pipeline that the package ships, in halves."""
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
+
+    with folder_atomic(folder) as temporary:
+        for name, kind in zip(PACKED, (UNet2DConditionModel, AutoencoderTiny)):
+            kind.from_pretrained(pipeline, subfolder=name, torch_dtype=torch.float16).save_pretrained(temporary / name)
+        for extra in ("training.json", "ddmd.json"):
+            if (pipeline / extra).is_file():
+                shutil.copy(pipeline / extra, temporary / extra)
+    return folder
+
+
+def unpack(packed: Path, folder: Path) -> Path:
+    """The whole pipeline of packed parts, in single precision, at `folder`."""
+    from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(packed, subfolder="unet", torch_dtype=torch.float32)
+    vae = AutoencoderTiny.from_pretrained(packed, subfolder="vae", torch_dtype=torch.float32)
+    pipeline = build_pipeline(0, unet, vae)
+    if (packed / "scheduler").is_dir():
+        pipeline.scheduler = DDIMScheduler.from_pretrained(packed, subfolder="scheduler")
+    with folder_atomic(folder) as temporary:
+        pipeline.save_pretrained(temporary)
+        for extra in ("training.json", "ddmd.json"):
+            if (packed / extra).is_file():
+                shutil.copy(packed / extra, temporary / extra)
+    return folder
