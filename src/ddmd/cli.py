@@ -119,6 +119,21 @@ def sample(
 
 
 @app.command()
+def demo(
+    teacher: Annotated[str, typer.Argument(help="An embedded teacher's name or a pipeline's folder.")] = "emoji",
+    student: Annotated[str, typer.Argument(help="Its student: a run's folder, or a shipped one's name.")] = "emoji-student",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+) -> None:
+    """A local page that draws a sentence by a teacher and its student side by side (the extra `demo`)."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from .measure.demo import Pair, page
+
+    prompt = "a large striped red circle" if teacher == "shapes" else "a fluent emoji of a red apple"
+    page(Pair.open(teacher, student), prompt).launch(server_name=host, server_port=port, share=False)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run's folder, finished or not.")],
     to: Annotated[str, typer.Option("--to", help="diffusers (a pipeline), lora or comfyui (an adapter).")] = "diffusers",

@@ -111,27 +111,33 @@ def pack(pipeline: Path, folder: Path) -> Path:
     """Write the parts of a pipeline that the package ships, in halves."""
     from diffusers import AutoencoderTiny, UNet2DConditionModel
 
+    if not (pipeline / "model_index.json").is_file():
+        raise InputError(str(pipeline), "no pipeline in it", "name the pipeline/ of a training or the student/ of a run")
     with folder_atomic(folder) as temporary:
         for name, kind in zip(PACKED, (UNet2DConditionModel, AutoencoderTiny)):
             kind.from_pretrained(pipeline, subfolder=name, torch_dtype=torch.float16).save_pretrained(temporary / name)
-        for extra in ("training.json", "ddmd.json"):
-            if (pipeline / extra).is_file():
-                shutil.copy(pipeline / extra, temporary / extra)
+        _carry(pipeline, temporary)
     return folder
 
 
 def unpack(packed: Path, folder: Path) -> Path:
     """The whole pipeline of packed parts, in single precision, at `folder`."""
-    from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+    import diffusers
 
-    unet = UNet2DConditionModel.from_pretrained(packed, subfolder="unet", torch_dtype=torch.float32)
-    vae = AutoencoderTiny.from_pretrained(packed, subfolder="vae", torch_dtype=torch.float32)
+    unet = diffusers.UNet2DConditionModel.from_pretrained(packed, subfolder="unet", torch_dtype=torch.float32)
+    vae = diffusers.AutoencoderTiny.from_pretrained(packed, subfolder="vae", torch_dtype=torch.float32)
     pipeline = build_pipeline(0, unet, vae)
-    if (packed / "scheduler").is_dir():
-        pipeline.scheduler = DDIMScheduler.from_pretrained(packed, subfolder="scheduler")
+    kind = json.loads((packed / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    pipeline.register_modules(scheduler=getattr(diffusers, kind).from_pretrained(packed, subfolder="scheduler"))
     with folder_atomic(folder) as temporary:
         pipeline.save_pretrained(temporary)
-        for extra in ("training.json", "ddmd.json"):
-            if (packed / extra).is_file():
-                shutil.copy(packed / extra, temporary / extra)
+        _carry(packed, temporary)
     return folder
+
+
+def _carry(source: Path, target: Path) -> None:
+    """Copy what stands beside the networks: the scheduler, how it was trained, how a student is sampled."""
+    shutil.copytree(source / "scheduler", target / "scheduler", dirs_exist_ok=True)
+    for extra in ("training.json", "ddmd.json"):
+        if (source / extra).is_file():
+            shutil.copy(source / extra, target / extra)
