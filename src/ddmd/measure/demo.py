@@ -93,7 +93,9 @@ def shown(image: Tensor) -> Image.Image:
 def ways(rows: list[Drawn]) -> Image.Image:
     """The strip of x0 predictions, a row a setting; shorter ones begin with blanks."""
     longest = max(len(row.way) for row in rows)
-    return strips({row.label.replace(", ", "\n"): torch.cat([torch.ones(longest - len(row.way), *row.image.shape), row.way]) for row in rows})
+    return strips(
+        {row.label.replace(", ", "\n"): torch.cat([torch.ones(longest - len(row.way), *row.image.shape), row.way]) for row in rows}
+    )
 
 
 def page(pair: Pair, prompt: str) -> Any:

@@ -1,0 +1,1 @@
+"""The user study: blind ranking and side-by-side comparison, from folders of images to tables with tests."""

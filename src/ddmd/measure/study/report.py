@@ -1,0 +1,348 @@
+"""What a study found: Tables 3 to 5 of the paper, with exact tests, intervals, strengths and agreement."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...files import write_atomic, write_json
+from .plan import Key, Plan
+from .votes import Votes
+
+BOOTSTRAP = 2000
+PRIOR = 0.01  # choix's regularisation: keeps strengths finite where a model never loses
+COLUMNS = ("item", "annotator", "model", "rank", "reason")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One vote, its models named, best first."""
+
+    item: str
+    annotator: str
+    models: tuple[str, ...]
+    reason: str = ""
+
+
+@dataclass
+class Findings:
+    """Everything that the report shows; plain data."""
+
+    kind: str
+    models: list[str]
+    votes: int
+    annotators: int
+    ranks: dict[str, dict[str, Any]] = field(default_factory=dict)  # Table 3
+    wins: dict[str, dict[str, Any]] = field(default_factory=dict)  # Table 4, or Table 5 for a side-by-side study
+    strengths: dict[str, float] = field(default_factory=dict)
+    agreement: float | None = None
+    checks: dict[str, int] | None = None
+    repeats: dict[str, float] | None = None
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_study(folder: Path) -> tuple[str, list[Ranking], dict[str, int] | None, dict[str, float] | None]:
+    """A study's kind and votes, without attention checks and second showings, and what those two say."""
+    plan, key = Plan.load(folder), Key.load(folder)
+    rankings, firsts, passed, seen = [], {}, 0, 0
+    second: list[tuple[str, str, tuple[str, ...]]] = []
+    for vote in Votes(folder).all():
+        models = tuple(key.items[vote.item][i] for i in vote.ranking)
+        if vote.item in key.spoiled:
+            seen += 1
+            passed += models[-1] == key.spoiled[vote.item]
+        elif vote.item in key.repeats:
+            second.append((vote.annotator, key.repeats[vote.item], models))
+        else:
+            rankings.append(Ranking(vote.item, vote.annotator, models, vote.reason))
+            firsts[vote.annotator, vote.item] = models
+    both = [(firsts[who, item], models) for who, item, models in second if (who, item) in firsts]
+    repeats = {"n": len(both), "same_order": sum(a == b for a, b in both) / len(both)} if both else None
+    return plan.kind, rankings, {"seen": seen, "passed": passed} if seen else None, repeats
+
+
+def read_csv(path: Path) -> tuple[str, list[Ranking]]:
+    """Votes made elsewhere: columns item, annotator, model, rank (1 is best) and, if any, reason; one row a model."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(str(path), f"no CSV in UTF-8 ({type(error).__name__})", f"give columns {', '.join(COLUMNS)}") from error
+    missing = [name for name in COLUMNS[:4] if rows and name not in rows[0]]
+    if not rows or missing:
+        raise InputError(str(path), f"no column {missing[0]}" if missing else "no rows", f"give columns {', '.join(COLUMNS)}")
+    groups: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    reasons = {}
+    for number, row in enumerate(rows, 2):
+        try:
+            rank = int(row["rank"])
+        except (TypeError, ValueError):
+            raise InputError(str(path), f"rank {row['rank']!r} in line {number}", "ranks are whole numbers, 1 is best") from None
+        group = groups[row["item"], row["annotator"]]
+        if rank in group:
+            raise InputError(str(path), f"rank {rank} twice for item {row['item']!r} in line {number}", "rankings have no ties")
+        group[rank] = row["model"]
+        reasons[row["item"], row["annotator"]] = row.get("reason") or ""
+    for (item, annotator), group in groups.items():
+        if sorted(group) != list(range(1, len(group) + 1)) or len(set(group.values())) < len(group):
+            raise InputError(str(path), f"ranks {sorted(group)} for item {item!r} by {annotator!r}", "rank each model once, from 1 on")
+    rankings = [Ranking(i, a, tuple(g[rank] for rank in sorted(g)), reasons[i, a]) for (i, a), g in groups.items()]
+    models = {model for ranking in rankings for model in ranking.models}
+    pairs = {frozenset(ranking.models) for ranking in rankings}
+    return ("sidebyside" if len(models) > 2 and all(len(pair) == 2 for pair in pairs) else "ranking"), rankings
+
+
+def find(kind: str, rankings: Sequence[Ranking], models: Sequence[str] | None = None) -> Findings:
+    """All statistics of a set of rankings. Raises InputError where there are none."""
+    if not rankings:
+        raise InputError("votes", "none", "let somebody vote first")
+    names = list(models or sorted({model for ranking in rankings for model in ranking.models}))
+    found = Findings(kind, names, len(rankings), len({ranking.annotator for ranking in rankings}))
+    if kind == "ranking":
+        found.ranks = rank_table(rankings, names)
+        found.agreement = agreement(rankings, names)
+    found.wins = win_table(rankings, names)
+    found.strengths = strengths(rankings, names)
+    for ranking in rankings:
+        if ranking.reason:
+            found.reasons.setdefault(ranking.models[0], []).append(ranking.reason)
+    return found
+
+
+def rank_table(rankings: Sequence[Ranking], models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Average rank with its 95 % bootstrap interval over items, and the share of each place (Table 3)."""
+    table = {}
+    for model in models:
+        places = [(r.item, r.models.index(model) + 1) for r in rankings if model in r.models]
+        if not places:
+            continue
+        count = Counter(place for _, place in places)
+        longest = max(len(r.models) for r in rankings)
+        table[model] = {
+            "average": sum(place for _, place in places) / len(places),
+            "interval": bootstrap(places),
+            "shares": [count[place] / len(places) for place in range(1, longest + 1)],
+        }
+    return table
+
+
+def win_table(rankings: Sequence[Ranking], models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How often one model is placed before another (Tables 4 and 5): counts, share, exact two-sided binomial test, Holm over pairs."""
+    from scipy.stats import binomtest
+    from statsmodels.stats.multitest import multipletests
+
+    table = {}
+    for a, b in combinations(models, 2):
+        outcomes = [(r.item, float(r.models.index(a) < r.models.index(b))) for r in rankings if a in r.models and b in r.models]
+        if not outcomes:
+            continue
+        wins, n = int(sum(won for _, won in outcomes)), len(outcomes)
+        test = binomtest(wins, n)
+        table[f"{a} over {b}"] = {
+            "first": a, "second": b, "wins": wins, "n": n, "share": wins / n, "interval": bootstrap(outcomes), "p": test.pvalue,
+        }  # fmt: skip
+    corrected = multipletests([row["p"] for row in table.values()], method="holm")[1]
+    for row, p in zip(table.values(), corrected):
+        row["p_holm"] = float(p)
+    return table
+
+
+def bootstrap(values: Sequence[tuple[str, float]]) -> list[float]:
+    """95 % interval of the mean, by drawing items with all their votes."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for item, value in values:
+        groups[item].append(value)
+    sums, sizes = np.array([sum(g) for g in groups.values()]), np.array([len(g) for g in groups.values()])
+    pick = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAP, len(sums)))
+    return np.quantile(sums[pick].sum(1) / sizes[pick].sum(1), [0.025, 0.975]).tolist()
+
+
+def strengths(rankings: Sequence[Ranking], models: Sequence[str]) -> dict[str, float]:
+    """Plackett-Luce strengths (Bradley-Terry for pairs), summing to 1: the chance to be placed first among all."""
+    import choix
+
+    data = [tuple(models.index(model) for model in ranking.models) for ranking in rankings]
+    weights = np.exp(choix.ilsr_rankings(len(models), data, alpha=PRIOR))
+    return {model: float(weight) for model, weight in zip(models, weights / weights.sum())}
+
+
+def agreement(rankings: Sequence[Ranking], models: Sequence[str]) -> float | None:
+    """Krippendorff's alpha of ranks (ordinal) over the items that several annotators judged; None where there is none."""
+    import krippendorff
+
+    judges: dict[str, set[str]] = defaultdict(set)
+    for ranking in rankings:
+        judges[ranking.item].add(ranking.annotator)
+    shared = {item for item, who in judges.items() if len(who) > 1}
+    if not shared:
+        return None
+    annotators = sorted({ranking.annotator for ranking in rankings})
+    units = {unit: i for i, unit in enumerate((item, model) for item in sorted(shared) for model in models)}
+    data = np.full((len(annotators), len(units)), np.nan)
+    for ranking in rankings:
+        if ranking.item in shared:
+            for rank, model in enumerate(ranking.models, 1):
+                data[annotators.index(ranking.annotator), units[ranking.item, model]] = rank
+    try:
+        return float(krippendorff.alpha(reliability_data=data, level_of_measurement="ordinal"))
+    except ValueError:  # all ranks alike: nothing to agree about
+        return None
+
+
+def write_report(folder: Path, found: Findings, rankings: Sequence[Ranking]) -> Path:
+    """Write findings.json, votes.csv, ranks.csv, wins.csv, report.md and report.html into a folder; returns the page."""
+    write_json(folder / "findings.json", asdict(found))
+    votes = [(r.item, r.annotator, model, rank, r.reason) for r in rankings for rank, model in enumerate(r.models, 1)]
+    write_atomic(folder / "votes.csv", _csv([COLUMNS, *votes]))
+    tables = tables_of(found)
+    for name, rows in tables.items():
+        write_atomic(folder / f"{name}.csv", _csv(rows))
+    write_atomic(folder / "report.md", _markdown(found, tables))
+    return write_atomic(folder / "report.html", _page(found, tables))
+
+
+def tables_of(found: Findings) -> dict[str, list[list[str]]]:
+    """Tables as text, header first."""
+    tables = {}
+    if found.ranks:
+        longest = len(next(iter(found.ranks.values()))["shares"])
+        rows = [["model", "average rank", "95 %", *(f"{_ordinal(place)}, %" for place in range(1, longest + 1))]]
+        for model, row in found.ranks.items():
+            low, high = row["interval"]
+            rows.append([model, f"{row['average']:.3f}", f"{low:.3f} to {high:.3f}", *(f"{100 * share:.1f}" for share in row["shares"])])
+        tables["ranks"] = rows
+    rows = [["model", *(f"beats {model}, %" for model in found.models)]]
+    share = {(row["first"], row["second"]): row["share"] for row in found.wins.values()}
+    share |= {(b, a): 1 - value for (a, b), value in share.items()}
+    rows += [[a, *(f"{100 * share[a, b]:.1f}" if (a, b) in share else "-" for b in found.models)] for a in found.models]
+    tables["wins"] = rows
+    head = ["comparison", "wins", "of", "%", "95 %", "p (exact, two-sided)", "p (Holm)"]
+    tables["tests"] = [head, *(_test_row(name, row) for name, row in found.wins.items())]
+    tables["strengths"] = [["model", "strength"], *([model, f"{value:.3f}"] for model, value in found.strengths.items())]
+    return tables
+
+
+def _test_row(name: str, row: dict[str, Any]) -> list[str]:
+    low, high = row["interval"]
+    percent = f"{100 * row['share']:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"
+    return [name, str(row["wins"]), str(row["n"]), *percent, f"{row['p']:.2g}", f"{row['p_holm']:.2g}"]
+
+
+def _ordinal(place: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")
+
+
+TITLES = {
+    "ranks": "Ranks", "wins": "Pairwise preference", "tests": "Tests", "strengths": "Strengths (Plackett-Luce; Bradley-Terry for pairs)",
+}  # fmt: skip
+
+
+def _facts(found: Findings) -> list[str]:
+    facts = [f"{found.votes} answers by {found.annotators} annotators."]
+    if found.agreement is not None:
+        facts.append(f"Agreement where several judged the same: Krippendorff's alpha {found.agreement:.3f} (ordinal).")
+    elif found.kind == "ranking":
+        facts.append("No item was judged by several annotators, so agreement cannot be said.")
+    if found.checks:
+        facts.append(f"Attention checks passed: {found.checks['passed']} of {found.checks['seen']}.")
+    if found.repeats:
+        facts.append(
+            f"Shown twice to the same annotator: {found.repeats['n']:.0f}; same order in {100 * found.repeats['same_order']:.0f} %."
+        )
+    facts.append("Intervals draw items with all their votes; tests take votes as independent.")
+    return facts
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def _markdown(found: Findings, tables: dict[str, list[list[str]]]) -> str:
+    def cell(text: str) -> str:
+        return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+
+    parts = ["# Study", *_facts(found)]
+    for name, (header, *rows) in tables.items():
+        lines = [header, ["---"] * len(header), *rows]
+        parts += [f"## {TITLES[name]}", "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)]
+    for model, reasons in found.reasons.items():
+        parts += [f"## Why {cell(model)}", "\n".join(f"- {cell(reason)}" for reason in reasons)]
+    return "\n\n".join(parts) + "\n"
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2024 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .8rem; border-bottom: 1px solid #c9ced3; text-align: right }
+td:first-child, th:first-child { text-align: left } img { max-width: 100% }
+"""
+
+
+def _page(found: Findings, tables: dict[str, list[list[str]]]) -> str:
+    e = html.escape
+    body = ["<h1>Study</h1>", *(f"<p>{e(fact)}</p>" for fact in _facts(found))]
+    body.append(f'<img alt="Shares of ranks and preferences" src="data:image/svg+xml;base64,{base64.b64encode(plot(found)).decode()}">')
+    for name, (header, *rows) in tables.items():
+        head = "".join(f"<th scope=col>{e(cell)}</th>" for cell in header)
+        lines = "".join("<tr>" + "".join(f"<td>{e(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        body.append(f"<h2>{e(TITLES[name])}</h2><table><tr>{head}</tr>{lines}</table>")
+    for model, reasons in found.reasons.items():
+        body.append(f"<h2>Why {e(model)}</h2><ul>" + "".join(f"<li>{e(reason)}</li>" for reason in reasons) + "</ul>")
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        f'<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=content-security-policy content="{policy}">'
+        f"<title>Study</title><style>{STYLE}</style><body>{''.join(body)}\n"
+    )
+
+
+def plot(found: Findings) -> bytes:
+    """Shares of ranks (where there are any) and preferences with their intervals, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, 2 if found.ranks else 1, figsize=(9, 0.6 * max(3, len(found.models), len(found.wins)) + 1), squeeze=False
+    )
+    if found.ranks:
+        left = np.zeros(len(found.ranks))
+        for place in range(len(next(iter(found.ranks.values()))["shares"])):
+            shares = np.array([100 * row["shares"][place] for row in found.ranks.values()])
+            axes[0][0].barh(
+                list(found.ranks), shares, left=left, label=_ordinal(place + 1), color=plt.get_cmap("Blues_r")(0.15 + 0.3 * place)
+            )
+            left += shares
+        axes[0][0].set(xlabel="share of ranks, %", xlim=(0, 100))
+        axes[0][0].invert_yaxis()
+        axes[0][0].legend(ncols=len(found.models), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    axis = axes[0][-1]
+    for i, (name, row) in enumerate(found.wins.items()):
+        low, high = row["interval"]
+        axis.plot([100 * low, 100 * high], [i, i], color="#1f6feb", lw=2)
+        axis.plot(100 * row["share"], i, "o", color="#1f6feb", label=name)
+    axis.axvline(50, color="#999", lw=1)
+    axis.set(yticks=range(len(found.wins)), xlabel="preferred, %, with 95 %", xlim=(0, 100), ylim=(len(found.wins) - 0.5, -0.5))
+    axis.set_yticklabels(list(found.wins))
+    figure.tight_layout()
+    out = io.BytesIO()
+    figure.savefig(out, format="svg")
+    plt.close(figure)
+    return out.getvalue()
+
+
+def load_findings(folder: Path) -> dict[str, Any]:
+    """The findings that `write_report` wrote."""
+    return json.loads((folder / "findings.json").read_text())
