@@ -1,0 +1,64 @@
+"""The three commands, as written in docs/study.md."""
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("starlette")
+pytest.importorskip("choix")
+
+from ddmd import cli
+from ddmd.errors import InputError
+from ddmd.measure.study.plan import Key, Plan
+from ddmd.measure.study.votes import Vote, Votes
+
+
+def run(*words):
+    return CliRunner().invoke(cli.app, ["study", *map(str, words)])
+
+
+def test_new_vote_report(tmp_path, sources):
+    images, prompts = sources
+    pairs = [f"{name}={folder}" for name, folder in images.items()]
+    folder = tmp_path / "study"
+    made = run("new", folder, "--images", *pairs, "--prompts", prompts, "--kind", "ranking", "--n", 3, "--annotators", 2, "--judges", 2)
+    assert made.exit_code == 0, made.output
+    assert "3 items, 2 annotators" in made.output
+    plan, key = Plan.load(folder), Key.load(folder)
+    assert isinstance(run("report", folder).exception, InputError)  # nobody has voted
+    votes = Votes(folder)
+    for token, hand in plan.annotators.items():
+        for item in hand:
+            votes.put(Vote(token, item, [key.items[item].index(name) for name in ("secret-beta", "secret-alpha", "secret-gamma")]))
+    told = run("report", folder)
+    assert told.exit_code == 0, told.output
+    text = (folder / "report" / "report.md").read_text()
+    assert "| secret-beta | 1.000 | 1.000 to 1.000 | 100.0 | 0.0 | 0.0 |" in text and "alpha 1.000" in text
+    elsewhere = run("report", tmp_path, "--csv", folder / "report" / "votes.csv", "--out", tmp_path / "again")
+    assert elsewhere.exit_code == 0, elsewhere.output
+    assert (tmp_path / "again" / "ranks.csv").read_text() == (folder / "report" / "ranks.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--images", "no-folder"], "write NAME=DIR"),
+        (["--images", "a=x", "a=y"], "a twice"),
+        (["--images", "a=x"], "1 models"),
+        (["--images", "a=x", "b=y", "--kind", "best"], "--kind"),
+    ],
+)
+def test_bad_words_are_one_line(tmp_path, words, said):
+    (tmp_path / "prompts.txt").write_text("a\n")
+    failed = run("new", tmp_path / "s", *words, "--prompts", tmp_path / "prompts.txt")
+    assert isinstance(failed.exception, InputError) and said in str(failed.exception)
+
+
+def test_serve_prints_a_link_for_each_annotator(tmp_path, sources, monkeypatch):
+    images, prompts = sources
+    run("new", tmp_path / "s", "--images", *[f"{n}={f}" for n, f in images.items()], "--prompts", prompts, "--annotators", 3)
+    served = []
+    monkeypatch.setattr("ddmd.measure.study.server.serve", lambda *given: served.append(given))
+    told = run("serve", tmp_path / "s")
+    tokens = list(Plan.load(tmp_path / "s").annotators)
+    assert [f"http://127.0.0.1:8000/a/{token}/" in told.output for token in tokens] == [True] * 3
+    assert served == [(tmp_path / "s", "127.0.0.1", 8000)]
