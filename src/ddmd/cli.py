@@ -173,6 +173,36 @@ def evaluate(
 
 
 @app.command()
+def lab(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="fig2, fig3, fig4a, fig4b, table1, table2, baking or sensitivity.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every run; recipe=NAME varies another recipe.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds, from 0 on.")] = 5,
+    out: Out = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter runs, 300 report prompts.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; one a core, or one on a GPU, when not given.")] = None,
+) -> None:
+    """One of the paper's experiments, on any recipe; a killed one goes on by the same command, finished runs are re-used."""
+    from .measure.lab.cases import make_cases
+    from .measure.lab.experiments import experiment
+
+    found, folder = experiment(name), out or Path("runs") / f"lab-{name}{'-quick' * quick}"
+    cases = make_cases(found, overrides or [], seeds, folder, quick)
+    command = " ".join(["ddmd lab", name, *(overrides or []), f"--seeds {seeds}", *(["--quick"] if quick else [])])
+    with _needs("lab"), _Screen() as screen:
+        from .measure.lab.page import write_page
+        from .measure.lab.runner import default_jobs, run_all
+        from .run.train import Interrupted
+
+        screen.say(f"{name}: {found.about}\n{len(cases)} runs, {sum(case.finished for case in cases)} of them finished, in {folder}")
+        try:
+            run_all(cases, jobs or default_jobs(), screen.count)
+        except (Interrupted, KeyboardInterrupt):
+            screen.say(f"interrupted; go on with:  {command} --out {folder}")
+            raise typer.Exit(130) from None
+        print(write_page(name, found, cases, folder, command))
+
+
+@app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Show this preset, resolved.")] = None) -> None:
     """List the presets, or show one with every key."""
     from .run.recipe import load_recipe, preset_names

@@ -65,6 +65,7 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
         recipe.seed,
         scores,
         recipe=recipe.name,
+        alarms=training.alarms,
         train_seconds=round(training.seconds, 1),
         note=note,
         about=parts.suite.about if parts.suite else "",

@@ -90,6 +90,7 @@ class FakeSection(Section):
     space: Literal["native", "x0"] = "native"
     range: Window = [0.0, 1.0]
     follow: Share = 0.0
+    observe: bool = False  # learn although nothing uses it: shows what Distribution Matching would have removed
 
 
 class AdaptersSection(Section):
@@ -193,7 +194,7 @@ class Recipe(Section):
     def trained_roles(self) -> tuple[str, ...]:
         """The networks that the recipe trains."""
         o = self.objective
-        fake = o.dm_weight > 0 or (o.gan is not None and o.gan.where == "fake")
+        fake = o.dm_weight > 0 or (o.gan is not None and o.gan.where == "fake") or self.fake.observe
         judge = o.gan is not None and o.gan.where == "teacher_init"
         return ("student", *(["fake"] if fake else []), *(["discriminator"] if judge else []))
 

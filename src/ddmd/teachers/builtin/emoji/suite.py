@@ -65,6 +65,14 @@ class EmojiSuite:
         interval = _interval(cosine)
         return {**scores, "n": len(prompts), "intervals": {"text_image": interval, "kid_lite0": spread}}
 
+    def each(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """100 x cosine of every picture and its prompt."""
+        return 100 * (self.judge.see(picture_features(images.cpu())) * self.judge.hear(text_features(prompts))).sum(-1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Lite0's features, (N, 1280)."""
+        return picture_features(images.cpu())
+
     def reference(self) -> None:
         """Unknown here: the data's latents do not ship. A run then measures its teacher's samples."""
 

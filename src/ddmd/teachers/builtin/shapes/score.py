@@ -49,6 +49,13 @@ def score_images(images: Tensor, prompts: Sequence[str], verifier: Verifier, ref
     return scores
 
 
+def strictly_right(images: Tensor, prompts: Sequence[str], verifier: Verifier) -> Tensor:
+    """1 for an image whose every stated attribute is right, else 0: `overall` is the mean."""
+    read = torch.cat([verifier.read(part) for part in images.clamp(-1, 1).split(500)])
+    asked = torch.tensor([parse(prompt) for prompt in prompts])
+    return ((read == asked) | (asked == UNSTATED)).all(1).float()
+
+
 def reference_images() -> Tensor:
     """The fresh renders that samples are compared with: always the same."""
     generator = torch.Generator().manual_seed(20_000)

@@ -14,7 +14,7 @@ from ....errors import InputError
 from ..pixels import pixel_statistics
 from .render import RANGE, render
 from .scenes import SPLITS, PromptSet, caption, random_scenes, random_statements
-from .score import Moments, feature_moments, reference_images, score_images
+from .score import Moments, feature_moments, reference_images, score_images, strictly_right
 from .verifier import load_verifier
 
 
@@ -43,6 +43,15 @@ class ShapesSuite:
     def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
         """Exact scores; see `score_images`."""
         return score_images(images.cpu(), prompts, self.verifier, self._reference)
+
+    def each(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """1 where every stated attribute is right, else 0."""
+        return strictly_right(images.cpu(), prompts, self.verifier)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The verifier's features, (N, 128)."""
+        with torch.no_grad():
+            return self.verifier.features(images.cpu().clamp(-1, 1))
 
     def reference(self) -> dict[str, float]:
         """Pixel statistics of fresh renders; this world's latents are its pixels."""

@@ -1,0 +1,153 @@
+"""From finished cases to tidy tables: scores, curves over training, and differences with paired bootstrap intervals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...teachers.builtin import load_suite
+from .cases import Case
+from .experiments import Experiment
+from .probes import likeness_table
+
+BOOTSTRAP = 2000
+SHOWN_SCORES = (
+    "overall", "entity", "attribute", "relation", "global", "frechet", "text_image", "recall", "style", "kid_lite0", "mean", "std",
+    "saturation", "detail", "clipped",
+)  # fmt: skip
+Rows = list[dict[str, Any]]
+
+
+def score_rows(cases: Sequence[Case]) -> Rows:
+    """One row a case, seed and score; scores after matching mean and variance are named `matched_...`."""
+    rows = []
+    for case in cases:
+        found = case.result()
+        scores = {**found["scores"], **{f"matched_{k}": v for k, v in (found.get("matched") or {}).items()}}
+        scores |= {"train_seconds": found["train_seconds"], "alarms": len(found["alarms"])}
+        rows += [{"case": case.label, "seed": case.seed, "score": name, "value": value} for name, value in scores.items()]
+    return rows
+
+
+def curve_rows(cases: Sequence[Case]) -> Rows:
+    """One row a case, seed, cycle and logged number."""
+    rows = []
+    for case in cases:
+        for line in (case.folder / "metrics.jsonl").read_text().splitlines():
+            entry = json.loads(line)
+            rows += [
+                {"case": case.label, "seed": case.seed, "cycle": entry["cycle"], "name": name, "value": value}
+                for name, value in entry.items()
+                if name not in ("cycle", "seconds")
+            ]
+    return rows
+
+
+def probe_rows(cases: Sequence[Case], probe: str) -> Rows:
+    """What a probe over training measured, with case and seed."""
+    return [{"case": case.label, "seed": case.seed, **row} for case in cases for row in case.result().get(probe) or []]
+
+
+def summary(rows: Rows) -> dict[str, dict[str, tuple[float, float, int]]]:
+    """Case -> score -> mean and standard deviation over seeds, and their number."""
+    grouped: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        grouped.setdefault(row["case"], {}).setdefault(row["score"], []).append(row["value"])
+    return {
+        case: {name: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else 0.0, len(v)) for name, v in scores.items()}
+        for case, scores in grouped.items()
+    }
+
+
+def differences(cases: Sequence[Case], reference: str | None) -> Rows:
+    """Each case's main score less the reference's, on the same seeds and prompts, with 95 % intervals by drawing both anew."""
+    each = {(case.label, case.seed): case.samples().get("each") for case in cases}
+    if reference is None or any(value is None for value in each.values()):
+        return []
+    rows = []
+    for label in dict.fromkeys(case.label for case in cases):
+        seeds = sorted(seed for name, seed in each if name == label and (reference, seed) in each)
+        if label == reference or not seeds:
+            continue
+        paired = np.stack([(each[label, seed] - each[reference, seed]).numpy() for seed in seeds])  # type: ignore[operator]
+        low, high = paired_interval(paired)
+        rows.append(
+            {"case": label, "reference": reference, "difference": float(paired.mean()), "low": low, "high": high, "seeds": len(seeds)}
+        )
+    return rows
+
+
+def paired_interval(paired: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of paired differences (seeds, prompts): seeds and prompts are both drawn with replacement."""
+    chance = np.random.default_rng(0)
+    seeds, prompts = paired.shape
+    means = []
+    for _ in range(BOOTSTRAP):
+        drawn = paired[chance.integers(seeds, size=seeds)].mean(0)
+        means.append(drawn[chance.integers(prompts, size=prompts)].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def likeness_rows(cases: Sequence[Case], experiment: Experiment) -> Rows:
+    """How alike the cases' pictures of the same prompts and seeds are, by number of steps apart; 0 is chance, 1 the same."""
+    if "likeness" not in experiment.probes:
+        return []
+    rows = []
+    for seed in sorted({case.seed for case in cases}):
+        features: dict[str, Tensor] = {}
+        for case in cases:
+            if case.seed == seed and case.recipe.suite:
+                images = case.samples()["images"]
+                features[case.label] = load_suite(case.recipe.suite).features(images)
+        rows += [{"seed": seed, "case": a, "other": b, "likeness": value} for a, b, value in likeness_table(features)]
+    return rows
+
+
+def as_csv(rows: Rows) -> str:
+    """Rows as CSV, columns in order of appearance."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def score_table(rows: Rows, teacher: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Header and rows of text: mean over seeds, with the standard deviation where there are several; the teacher's rows first."""
+    found = summary([row for row in rows if not row["score"].startswith("matched_")])
+    names = [name for name in SHOWN_SCORES if any(name in scores for scores in found.values())]
+    table = [["", *(name.replace("_", " ") for name in names)]]
+    for name, row in teacher.items():
+        table.append([name, *("" if row.get(n) is None else _number(row[n]) for n in names)])
+    for case, scores in found.items():
+        table.append([case, *(_cell(scores[name]) if name in scores else "" for name in names)])
+    return table
+
+
+def _cell(found: tuple[float, float, int]) -> str:
+    mean, spread, n = found
+    return f"{_number(mean)} ± {_number(spread)}" if n > 1 else _number(mean)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def pictures_of(cases: Sequence[Case], n: int) -> dict[str, Tensor]:
+    """The first seed's pictures of the first prompts, by case."""
+    first = min(case.seed for case in cases)
+    return {case.label: case.samples()["images"][:n] for case in cases if case.seed == first}
+
+
+def pooled_features(images: Tensor) -> Tensor:
+    """Small pictures as vectors, for recipes without a suite."""
+    return torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)

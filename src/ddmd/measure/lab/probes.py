@@ -1,0 +1,149 @@
+"""Measurements besides the scores: what is written at which frequency, what the observer sees, how much guidance is baked in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...files import write_atomic
+from ...run import checkpoint as ckpt
+from ...run.pictures import png_bytes, strips
+from ...run.train import Training
+from ...teachers.prompts import encode_all
+from ...teachers.sampling import initial_noise
+
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+PROBED = 32  # prompts behind a probe over training
+SHOWN = 6
+
+Probe = Callable[[Training, Tensor, Sequence[str]], Any]
+
+
+def radial_spectrum(images: Tensor) -> Tensor:
+    """Mean power of images (N, C, S, S) by radial frequency 0 .. S/2, in cycles an image; the mean colour is taken out."""
+    side = images.shape[-1]
+    centred = images - images.mean(dim=(-2, -1), keepdim=True)
+    power = torch.fft.fft2(centred, norm="ortho").abs().square().mean(dim=(0, 1))
+    frequency = torch.fft.fftfreq(side) * side
+    radius = (frequency[:, None].square() + frequency[None].square()).sqrt().round().long()
+    count = torch.zeros(side, dtype=power.dtype).index_add(0, radius.flatten(), torch.ones(side * side))
+    total = torch.zeros(side, dtype=power.dtype).index_add(0, radius.flatten(), power.flatten())
+    return (total / count.clamp(min=1))[: side // 2 + 1]
+
+
+def spectrum(training: Training, images: Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
+    """The student's radial power spectrum, and the teacher's on the run's fixed prompts."""
+    teacher = next(iter(training.teacher_images.values()))
+    return {"student": radial_spectrum(images).tolist(), "teacher": radial_spectrum(teacher).tolist()}
+
+
+def matched(training: Training, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
+    """The scores once every image has the mean and the variance of the teacher's images: structure judged apart from colour."""
+    suite = training.parts.suite
+    if suite is None:
+        return {}
+    teacher = next(iter(training.teacher_images.values()))
+    scores = suite.score(match_moments(images, teacher), prompts)
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+
+def match_moments(images: Tensor, reference: Tensor) -> Tensor:
+    """Images whose every own mean and standard deviation, by colour, are the reference set's average ones."""
+    mean, std = images.mean(dim=(2, 3), keepdim=True), images.std(dim=(2, 3), keepdim=True)
+    wanted_mean = reference.mean(dim=(2, 3)).mean(0)[None, :, None, None]
+    wanted_std = reference.std(dim=(2, 3)).mean(0)[None, :, None, None]
+    return (images - mean) / std.clamp(min=1e-6) * wanted_std + wanted_mean
+
+
+def likeness(training: Training, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
+    """Nothing of its own: the page compares the cases' pictures of the same seeds pairwise."""
+    return {}
+
+
+@torch.no_grad()
+def baking(training: Training, images: Tensor, prompts: Sequence[str]) -> list[dict[str, float]]:
+    """By checkpoint and level: cosine of (student's x0 - teacher's conditional x0) with the teacher's guidance direction at the
+    same input, and the projection's size in units of that direction (alpha - 1 would be all of the guidance)."""
+    rows = []
+    for cycle, z, u, cond, level, student in _looks(training, images, prompts):
+        parts = training.parts
+        teacher = parts.denoiser.path.to_x0(parts.roles.teacher(z, u, cond), z, u)
+        without = parts.denoiser.path.to_x0(parts.roles.teacher(z, u, parts.denoiser.unconditional(len(z))), z, u)
+        taken, direction = (student - teacher).flatten(1), (teacher - without).flatten(1)
+        inner = (taken * direction).sum(1)
+        rows.append({
+            "cycle": cycle, "level": level,
+            "cosine": (inner / (taken.norm(dim=1) * direction.norm(dim=1)).clamp(min=1e-12)).mean().item(),
+            "size": (inner / direction.square().sum(1).clamp(min=1e-12)).mean().item(),
+        })  # fmt: skip
+    return rows
+
+
+@torch.no_grad()
+def observer(training: Training, images: Tensor, prompts: Sequence[str]) -> list[dict[str, float]]:
+    """By checkpoint and level: how far real and fake x0 of the same re-noised sample are apart, and how much of the student's
+    own deviation from the teacher's pictures that difference would take away. Writes observer.png."""
+    rows, shown = [], {}
+    for cycle, z, u, cond, level, student in _looks(training, images, prompts, fake=True):
+        parts = training.parts
+        real = parts.denoiser.path.to_x0(parts.roles.teacher(z, u, cond), z, u)
+        fake = parts.denoiser.path.to_x0(parts.roles.call(parts.roles.plain("fake"), z, u, cond), z, u)
+        artefact, push = (student - real).flatten(1), (real - fake).flatten(1)
+        removed = -(artefact * push).sum(1) / artefact.square().sum(1).clamp(min=1e-12)
+        rows.append({"cycle": cycle, "level": level, "gap": push.square().mean().sqrt().item(), "removed": removed.mean().item()})
+        if level == LEVELS[2]:
+            first = slice(0, SHOWN)
+            decode = parts.denoiser.decode
+            shown = {"sample": decode(student[first]), "real x0": decode(real[first]), "fake x0": decode(fake[first])}
+            shown["real - fake"] = shown["real x0"] - shown["fake x0"]
+    write_atomic(training.folder / "observer.png", png_bytes(strips(shown)))
+    return rows
+
+
+def _looks(training: Training, images: Tensor, prompts: Sequence[str], fake: bool = False) -> Any:
+    """At every kept checkpoint and level: the same noise on the student's own pictures then.
+
+    For `baking` the student answers on that input as a denoiser; for the observer, `student` is the picture before the noise.
+    """
+    parts = training.parts
+    cond = encode_all(parts.denoiser, prompts[:PROBED])
+    setting, path = training.student_setting, parts.denoiser.path
+    from ...method.student import sample
+
+    for folder in ckpt.step_folders(training.folder / "checkpoints"):
+        tensors, facts = ckpt.load_checkpoint(folder, ["average", *(["fake"] if fake else [])])
+        training.average = {name: value.to(training.accelerator.device) for name, value in tensors["average"].items()}
+        if fake:
+            parts.roles.load_state_dict("fake", tensors["fake"])
+        generator = torch.Generator().manual_seed(training.recipe.seed)
+        with training.averaged() as network:
+
+            def predict(z: Tensor, u: Tensor, network: Any = network) -> Tensor:
+                return path.to_x0(network(z, u, cond), z, u)
+
+            x = sample(
+                predict, path, setting.grid, initial_noise(parts.denoiser, len(prompts[:PROBED]), generator), setting.sampler, generator
+            )
+            for level in LEVELS:
+                u = torch.full((len(x),), level, dtype=torch.float64)
+                z = path.add_noise(x, u, torch.randn(x.shape, generator=generator))
+                yield facts["cycle"], z, u, cond, level, x if fake else predict(z, u)
+
+
+PROBES: dict[str, Probe] = {"spectrum": spectrum, "matched": matched, "likeness": likeness, "baking": baking, "observer": observer}
+
+
+def likeness_table(features: dict[str, Tensor]) -> list[tuple[str, str, float]]:
+    """Mean cosine of the features of two cases' pictures of the same prompts and seeds, less what other prompts' pictures have."""
+    rows = []
+    names = list(features)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            fa, fb = (torch.nn.functional.normalize(features[n] - features[n].mean(0), dim=-1) for n in (a, b))
+            own = (fa * fb).sum(-1).mean()
+            other = (fa * fb.roll(1, 0)).sum(-1).mean()
+            rows.append((a, b, (own - other).item()))
+    return rows

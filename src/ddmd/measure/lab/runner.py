@@ -1,0 +1,89 @@
+"""Run a plan of cases, several at once where cores allow; what is finished is kept, what was killed goes on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from ...errors import InputError
+from .cases import Case, run_case
+
+POLL_SECONDS = 2.0
+Count = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
+def default_jobs() -> int:
+    """One case at a time on a GPU, else one a core: two one-thread runs beat one two-thread run."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+
+
+def run_all(cases: Sequence[Case], jobs: int, count: Count) -> None:
+    """Run every case that is not finished. Raises what a case raises, once the others that run have ended."""
+    todo = [case for case in cases if not case.finished]
+    total = sum(case.recipe.train.cycles for case in cases)
+
+    def report() -> None:
+        done = sum(case.recipe.train.cycles if case.finished else cycles_done(case.folder) for case in cases)
+        ready = sum(case.finished for case in cases)
+        count(f"{ready} of {len(cases)} runs done, cycles", min(done, total), total)
+
+    report()
+    if jobs == 1:
+        for case in todo:
+            run_case(case, lambda what, done, of: report())
+            report()
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=_one_thread) as pool:
+        waiting = {pool.submit(_work, case) for case in todo}
+        try:
+            while waiting:
+                ended, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                report()
+                _raise_failures(ended)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _raise_failures(ended: set[Future[None]]) -> None:
+    for future in ended:
+        try:
+            future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "lab", "a run that was killed", "start the same command again: it goes on; fewer --jobs need less memory"
+            ) from error
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _work(case: Case) -> None:
+    run_case(case, lambda what, done, total: None)
+
+
+def cycles_done(run: Path) -> int:
+    """How far a run's log has come."""
+    try:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        return int(json.loads(lines[-1])["cycle"])
+    except (OSError, ValueError, IndexError, KeyError):
+        return 0  # not begun, or just writing: it is only for the bar
+
+
+def elapsed(began: float) -> str:
+    """Minutes since a moment."""
+    return f"{(time.monotonic() - began) / 60:.1f} min"

@@ -1,0 +1,155 @@
+"""The laboratory: plans, probes against cases known by hand, and whole experiments in miniature."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+pytest.importorskip("matplotlib")
+
+from ddmd import cli
+from ddmd.errors import InputError
+from ddmd.measure.lab.analysis import differences, paired_interval, score_table, summary
+from ddmd.measure.lab.cases import Case, make_cases
+from ddmd.measure.lab.experiments import EXPERIMENTS, experiment
+from ddmd.measure.lab.probes import likeness_table, match_moments, radial_spectrum
+from ddmd.measure.lab.runner import cycles_done, run_all
+
+TINY = (
+    "train.cycles=1", "train.batch=4", "train.evaluate_prompts=4", "train.prompt_count=8", "train.reals_count=4", "report.prompts=6",
+    "report.teacher_steps=2", "fake.updates=1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(EXPERIMENTS))
+def test_every_case_of_every_experiment_is_a_recipe(name, tmp_path):
+    cases = make_cases(experiment(name), TINY, 2, tmp_path, quick=False)
+    assert len(cases) == 2 * len(EXPERIMENTS[name].cases)
+    assert [case.seed for case in cases] == sorted(case.seed for case in cases)  # whole comparisons first
+    assert len({case.folder for case in cases}) == len(cases)
+    assert EXPERIMENTS[name].reference in (None, *EXPERIMENTS[name].cases)
+    one = [case.recipe.model_dump() for case in cases if case.seed == 0]
+    assert all(a != b for i, a in enumerate(one) for b in one[:i])
+
+
+def test_windows_are_the_papers_time_turned_round(tmp_path):
+    cases = {case.label: case.recipe for case in make_cases(experiment("fig4a"), (), 1, tmp_path, False)}
+    assert cases["tau in [0, 0.05]"].renoise.ca_window == [0.95, 1.0]
+    assert cases["tau in [0.7, 1]"].renoise.ca_window == [0.0, 0.3]
+    assert all(recipe.student.steps == 1 and recipe.trained_roles == ("student",) for recipe in cases.values())
+
+
+def test_factors_multiply_the_recipes_own_number(tmp_path):
+    cases = {case.label: case.recipe for case in make_cases(experiment("sensitivity"), ("optim.fake_lr=0.001",), 1, tmp_path, True)}
+    assert cases["recipe"].optim.fake_lr == 0.001
+    assert cases["fake lr x 3"].optim.fake_lr == pytest.approx(0.003)
+    assert cases["recipe"].train.cycles == round(0.7 * 28) and cases["recipe"].report.prompts == 300
+
+
+def test_another_recipe_is_varied_by_name(tmp_path):
+    keys = ("recipe=sd15_ddmd", "model=somewhere", "train.prompts=prompts.txt")
+    cases = make_cases(experiment("table1"), keys, 1, tmp_path, False)
+    assert {case.recipe.model for case in cases} == {"somewhere"} and cases[0].recipe.renoise.schedule == "coupled"
+
+
+def test_an_observer_learns_although_nothing_uses_it(tmp_path):
+    (case,) = make_cases(experiment("fig4b"), (), 1, tmp_path, False)
+    assert case.recipe.objective.dm_weight == 0 and case.recipe.trained_roles == ("student", "fake")
+
+
+def test_spectrum_of_noise_is_flat_and_of_a_wave_a_peak():
+    noise = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2
+    assert torch.allclose(radial_spectrum(noise)[1:], torch.tensor(4.0), rtol=0.15)
+    wave = torch.cos(2 * math.pi * 5 * torch.arange(32) / 32).expand(1, 3, 32, 32) + 7
+    power = radial_spectrum(wave)
+    assert power.argmax() == 5 and power[0] < 1e-6
+
+
+def test_matching_gives_every_image_the_references_moments():
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(5, 3, 8, 8, generator=generator) * 0.5 + 0.2
+    images = match_moments(torch.randn(4, 3, 8, 8, generator=generator) * 3 - 1, reference)
+    torch.testing.assert_close(images.mean(dim=(2, 3)), reference.mean(dim=(2, 3)).mean(0).expand(4, 3))
+    torch.testing.assert_close(images.std(dim=(2, 3)), reference.std(dim=(2, 3)).mean(0).expand(4, 3))
+
+
+def test_likeness_is_one_for_the_same_and_nothing_for_strangers():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(64, 128, generator=generator), torch.randn(64, 128, generator=generator)
+    rows = {(x, y): value for x, y, value in likeness_table({"a": a, "same": 3 * a + 1, "b": b})}
+    assert rows["a", "same"] == pytest.approx(1, abs=0.05) and abs(rows["a", "b"]) < 0.05
+
+
+def test_paired_intervals_hold_seeds_and_prompts():
+    chance = np.random.default_rng(1)
+    prompts = chance.normal(0.1, 1, 400)
+    low, high = paired_interval(np.stack([prompts]))
+    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15) and low < prompts.mean() < high
+    spread = np.stack([prompts + shift for shift in (-1, -0.5, 0, 0.5, 1)])
+    assert np.subtract(*paired_interval(spread)[::-1]) > 3 * (high - low)  # seeds that disagree widen it
+
+
+def test_summary_and_table():
+    rows = [{"case": "a", "seed": s, "score": "overall", "value": v} for s, v in enumerate((0.5, 0.7))]
+    assert summary(rows)["a"]["overall"] == pytest.approx((0.6, math.sqrt(0.02), 2))
+    assert score_table(rows, {"teacher": {"overall": 0.9}}) == [["", "overall"], ["teacher", "0.900"], ["a", "0.600 ± 0.141"]]
+
+
+@pytest.fixture(scope="module")
+def baked(tmp_path_factory):
+    """`baking` with a student that hardly moves, and its folder."""
+    folder = tmp_path_factory.mktemp("lab") / "baking"
+    words = ["lab", "baking", *TINY, "optim.student_lr=1e-12", "--seeds", "1", "--jobs", "1", "--out", str(folder)]
+    told = CliRunner().invoke(cli.app, words)
+    assert told.exit_code == 0, told.output
+    return folder, words
+
+
+@pytest.mark.slow
+def test_a_student_that_is_its_teacher_has_baked_nothing_in(baked):
+    folder, _ = baked
+    rows = list(csv.DictReader((folder / "baking.csv").open()))
+    assert {float(row["level"]) for row in rows} == {0.1, 0.3, 0.5, 0.7, 0.9}
+    assert all(abs(float(row["size"])) < 1e-2 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_page_stands_alone_and_finished_runs_are_used_again(baked):
+    folder, words = baked
+    page = (folder / "index.html").read_text()
+    assert "data:image/png;base64," in page and "Guidance taken in" in page and "http" not in page.partition("<body>")[2]
+    scores = list(csv.DictReader((folder / "scores.csv").open()))
+    assert {"overall", "frechet", "train_seconds"} <= {row["score"] for row in scores}
+    assert json.loads((folder / "results.json").read_text())["command"].startswith("ddmd lab baking train.cycles=1")
+    stamps = {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/case.json")}
+    assert len(stamps) == 2
+    again = CliRunner().invoke(cli.app, words)
+    assert again.exit_code == 0 and stamps == {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/case.json")}
+    with pytest.raises(InputError, match="a run by other keys"):
+        make_cases(experiment("baking"), (*TINY, "optim.student_lr=1e-3"), 1, folder, False)
+
+
+@pytest.mark.slow
+def test_two_at_once_resume_what_was_begun(tmp_path):
+    small = {"3 constrained": ("renoise.schedule=constrained",), "4 hybrid": ()}
+    table = type(experiment("table1"))("two schedules", small, "4 hybrid")
+    cases = make_cases(table, TINY, 1, tmp_path, False)
+    (cases[0].folder).mkdir(parents=True)
+    (cases[0].folder / "recipe.yaml").write_text(cases[0].recipe.to_yaml())  # killed before its first checkpoint
+    assert cycles_done(cases[0].folder) == 0
+    said = []
+    run_all(cases, 2, lambda *count: said.append(count))
+    assert all(case.finished for case in cases) and said[-1][1:] == (2, 2)
+    (row,) = differences(cases, "4 hybrid")
+    both = [case.samples()["each"] for case in cases]
+    assert row["case"] == "3 constrained" and row["difference"] == pytest.approx((both[0] - both[1]).mean().item())
+    assert isinstance(cases[0], Case) and cases[0].samples()["images"].shape[1:] == (3, 32, 32)
+
+
+def test_unknown_experiments_are_named():
+    with pytest.raises(InputError, match="table1"):
+        experiment("table9")
