@@ -152,22 +152,37 @@ def export(
 @app.command()
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Runs, pipeline folders or embedded teachers.")],
-    suite: Annotated[str, typer.Option(help="The suite to score by.")] = "shapes",
+    suite: Annotated[
+        str, typer.Option(help="shapes or emoji (draws, then scores); images (folders of images, against --reference).")
+    ] = "shapes",
     out: Out = None,
     prompts: Annotated[int, typer.Option(min=2, help="Number of report prompts.")] = 1000,
     teacher_steps: Annotated[int, typer.Option(min=1, help="A teacher's many steps.")] = 50,
     few_steps: Annotated[int, typer.Option(min=1, help="A teacher's few steps.")] = 4,
     guidance: Annotated[float, typer.Option(min=1, help="A teacher's guidance scale.")] = 3.0,
+    reference: Annotated[Path | None, typer.Option(help="images: a folder of real images.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="images: the prompts; every one needs its numbered image.")] = None,
+    resolution: Annotated[int | None, typer.Option(min=1, help="images: the side that every image must have.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="images: leave out what is missing or damaged, and say how many.")] = False,
     seed: Seed = 0,
     threads: Threads = None,
 ) -> None:
-    """Score models; writes results.json and table.md."""
+    """Score models, or folders of images made elsewhere; writes results.json and table.md."""
     _set_threads(threads)
-    from .measure.evaluate import evaluate as score
-
     folder = out or Path("evaluation")
     with _Screen() as screen:
-        results = score(models, suite, folder, prompts, teacher_steps, few_steps, guidance, seed, screen.count)
+        if suite == "images":
+            from .measure.evaluate.folders import evaluate_folders
+            from .teachers.prompt_files import read_prompts
+
+            if reference is None:
+                raise InputError("--reference", "nothing", "name a folder of real images")
+            count = len(read_prompts(prompts_file)) if prompts_file else None
+            results = evaluate_folders([Path(m) for m in models], reference, count, folder, resolution, skip_bad, screen.count)
+        else:
+            from .measure.evaluate import evaluate as score
+
+            results = score(models, suite, folder, prompts, teacher_steps, few_steps, guidance, seed, screen.count)
     _print_table(results["scores"])
     print(folder / "results.json")
 

@@ -97,10 +97,10 @@ def weights_hash(folder: Path) -> str:
 
 
 COLUMNS = (
-    "steps", "guidance", "overall", "entity", "attribute", "relation", "global", "frechet", "text_image", "recall", "style", "kid_lite0",
-    "std", "saturation", "seconds_per_image", "images",
+    "steps", "guidance", "overall", "entity", "attribute", "relation", "global", "frechet", "text_image", "recall", "style", "kid_lite0", "frechet_lite0",
+    "std", "saturation", "seconds_per_image", "images", "skipped",
 )  # fmt: skip
-PRECISE = ("frechet", "guidance", "text_image", "kid_lite0")  # one decimal
+PRECISE = ("frechet", "frechet_lite0", "guidance", "text_image", "kid_lite0")  # one decimal
 SHOWN_INTERVALS = ("overall", "text_image")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import InputError
 from ...files import write_atomic, write_json
 from ...run.export import SETTINGS
-from ...run.results import Setting, results_object, score_row, table, teacher_settings, weights_hash
+from ...run.results import Setting, results_object, score_row, teacher_settings, weights_hash
 from ...teachers.builtin import load_suite, model_folder
 from ...teachers.denoisers import Denoiser, load_denoiser
 from ...teachers.prompts import encode_all
@@ -76,9 +76,9 @@ def evaluate(
             scores[label] = score_row(denoiser, bare(denoiser), setting, suite, prompts, cond, seed, report)
     results = results_object(suite_name, seed, scores, models=list(models), weights=hashes[models[0]] if len(models) == 1 else hashes)
     write_json(out / "results.json", results)
-    header, *rest = table(scores)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rest)]
-    write_atomic(out / "table.md", "\n".join(lines) + "\n")
+    from .folders import markdown
+
+    write_atomic(out / "table.md", markdown(scores))
     return results
 
 
