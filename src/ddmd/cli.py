@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .commands.data import builtin, cache
+from .commands.screen import Out, Screen, Seed, Threads, needs, set_threads
+from .commands.study import app as study
 from .errors import InputError
 
 app = typer.Typer(
     name="ddmd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Decoupled DMD: turn a slow text-to-image diffusion or flow teacher into a 4- or 8-step student.",
 )  # fmt: skip
-builtin = typer.Typer(no_args_is_help=True, help="Train the embedded teachers and their verifiers.")
 app.add_typer(builtin, name="builtin")
-cache = typer.Typer(no_args_is_help=True, help="Real images for GAN terms, as latents on disk (train.reals).")
 app.add_typer(cache, name="cache")
-study = typer.Typer(no_args_is_help=True, help="Blind user studies: ranking and side-by-side comparison on a web page.")
 app.add_typer(study, name="study")
-
-Out = Annotated[Path | None, typer.Option("--out", help="Folder (or file) to write to.")]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; all cores when not given.")]
-
-QUIET_SECONDS = 20  # between progress lines in a log
 
 
 def main() -> None:
@@ -67,11 +57,11 @@ def distill(
 
     resolved = load_recipe(recipe, overrides or [])
     folder = out or run_folder(resolved.name, resume)
-    _set_threads(threads)
+    set_threads(threads)
     from .run.finish import finish
     from .run.train import Interrupted, NonFiniteLoss, Training
 
-    with _Screen(show=_is_lead()) as screen:
+    with Screen(show=_is_lead()) as screen:
         training = Training(resolved, folder, screen, resume)
         screen.say(f"{resolved.name}: {resolved.about}\nwriting to {folder}")
         again = " ".join(["ddmd distill", recipe, *(overrides or []), "--out", str(folder), "--resume"])
@@ -110,10 +100,10 @@ def sample(
     from .run.pictures import png_bytes, strips, to_pil
 
     rows: dict[str, Any] = {}
-    with _Screen() as screen:
+    with Screen() as screen:
         settings = [(*_model_and_steps(other), None) for other in beside or []] + [(model, steps, guidance)]
         for name, count, scale in settings:
-            label, images, seconds = draw(name, prompt, count, scale, seed, partial(_count, screen, name, len(prompt)))
+            label, images, seconds = draw(name, prompt, count, scale, seed, screen.counter(name, len(prompt)))
             rows[label] = images
             screen.say(f"{label.replace(chr(10), ', ')}: {seconds:.3f} s an image")
     path = out or Path("sample.png")
@@ -168,9 +158,9 @@ def evaluate(
     threads: Threads = None,
 ) -> None:
     """Score models, or folders of images made elsewhere; writes results.json and table.md."""
-    _set_threads(threads)
+    set_threads(threads)
     folder = out or Path("evaluation")
-    with _Screen() as screen:
+    with Screen() as screen:
         if suite == "images":
             from .measure.evaluate.folders import evaluate_folders
             from .teachers.prompt_files import read_prompts
@@ -203,7 +193,7 @@ def lab(
     found, folder = experiment(name), out or Path("runs") / f"lab-{name}{'-quick' * quick}"
     cases = make_cases(found, overrides or [], seeds, folder, quick)
     command = " ".join(["ddmd lab", name, *(overrides or []), f"--seeds {seeds}", *(["--quick"] if quick else [])])
-    with _needs("lab"), _Screen() as screen:
+    with needs("lab"), Screen() as screen:
         from .measure.lab.page import write_page
         from .measure.lab.runner import default_jobs, run_all
         from .run.train import Interrupted
@@ -260,204 +250,6 @@ def _print_estimate(recipe: str, overrides: list[str]) -> None:
     print("less memory: " + (", ".join(found.savings) or "nothing more to set"))
 
 
-Teacher = Annotated[str, typer.Argument(help="A pipeline's folder or an embedded teacher's name.")]
-Resolution = Annotated[int | None, typer.Option(min=1, help="Pixels on a side; the model's own when not given.")]
-
-
-@cache.command("latents")
-def cache_latents(
-    model: Teacher,
-    images: Annotated[Path, typer.Argument(help="A folder of captioned pictures, a WebDataset .tar, or a folder of them.")],
-    out: Out = None,
-    resolution: Resolution = None,
-) -> None:
-    """Encode captioned pictures by a model's autoencoder; run it again to go on after an interruption."""
-    from .teachers.builtin import model_folder
-    from .teachers.denoisers import load_denoiser
-    from .teachers.pictures import find_pictures
-    from .teachers.reals import cache_pictures
-
-    pictures = find_pictures(images)
-    denoiser = load_denoiser(model_folder(model), resolution)
-    denoiser.move(_device())
-    folder = out or Path("reals")
-    with _Screen() as screen:
-        print(cache_pictures(denoiser, pictures, folder, partial(_count, screen, "encoding", len(pictures))))
-
-
-@cache.command("samples")
-def cache_teacher_samples(
-    model: Teacher,
-    prompts: Annotated[Path, typer.Argument(help="A file of prompts (txt, jsonl, csv, parquet) or a saved dataset.")],
-    out: Out = None,
-    resolution: Resolution = None,
-    steps: Annotated[int, typer.Option(min=1, help="The teacher's steps.")] = 50,
-    guidance: Annotated[float, typer.Option(min=1, help="The teacher's guidance scale alpha.")] = 3.0,
-    seed: Seed = 0,
-) -> None:
-    """Draw a teacher's own pictures of prompts; run it again to go on after an interruption."""
-    from .teachers.builtin import model_folder
-    from .teachers.denoisers import load_denoiser
-    from .teachers.prompt_files import read_prompts
-    from .teachers.reals import cache_samples
-
-    texts = read_prompts(prompts)
-    denoiser = load_denoiser(model_folder(model), resolution)
-    device = _device()
-    denoiser.move(device)
-    denoiser.network.to(device)
-    folder = out or Path("reals")
-    with _Screen() as screen:
-        print(cache_samples(denoiser, texts, folder, steps, guidance, seed, partial(_count, screen, "drawing", len(texts))))
-
-
-def _device() -> Any:
-    from accelerate import Accelerator
-
-    return Accelerator().device
-
-
-Study = Annotated[Path, typer.Argument(help="The study's folder.")]
-
-
-@study.command("new")
-def study_new(
-    folder: Study,
-    more: Annotated[list[str] | None, typer.Argument(metavar="[NAME=DIR]...", help="More models, after --images.")] = None,
-    images: Annotated[list[str] | None, typer.Option("--images", metavar="NAME=DIR", help="A model and its images, one a prompt.")] = None,
-    prompts: Annotated[Path, typer.Option(help="The prompts, in the order of the images.")] = Path("prompts.txt"),
-    kind: Annotated[str, typer.Option(help="ranking (all models, each prompt) or sidebyside (the last against each other).")] = "ranking",
-    n: Annotated[int, typer.Option("--n", min=1, help="Prompts to draw.")] = 500,
-    seed: Seed = 0,
-    annotators: Annotated[int, typer.Option(min=1, help="Links to make.")] = 10,
-    judges: Annotated[int, typer.Option(min=1, help="Ranking: annotators who see each item; two or more measure agreement.")] = 1,
-    checks: Annotated[int, typer.Option(min=0, help="Ranking: attention checks, with one spoiled image, for everybody.")] = 0,
-    repeats: Annotated[int, typer.Option(min=0, help="Ranking: items shown a second time.")] = 0,
-    reason: Annotated[bool, typer.Option("--reason", help="Ranking: ask for a written reason (side by side always does).")] = False,
-) -> None:
-    """Make a study from folders of images: ddmd study new STUDY --images A=DIR B=DIR --prompts FILE."""
-    from typing import cast
-
-    from .measure.study.plan import Kind, Wish, new_study
-
-    found: dict[str, Path] = {}
-    for text in [*(images or []), *(more or [])]:
-        name, separator, place = text.partition("=")
-        if not separator or not name or not place:
-            raise InputError("--images", repr(text), "write NAME=DIR")
-        if name in found:
-            raise InputError("--images", f"{name} twice", "give each model a name of its own")
-        found[name] = Path(place)
-    wish = Wish(cast(Kind, kind), n, seed, annotators, judges, checks, repeats, reason)
-    with _Screen() as screen:
-        plan = new_study(folder, found, prompts, wish, lambda done, total: screen.count("copying images", done, total))
-    print(f"{folder}: {len(plan.items)} items, {len(plan.annotators)} annotators. Next:  ddmd study serve {folder}")
-
-
-@study.command("serve")
-def study_serve(
-    folder: Study,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
-) -> None:
-    """Serve a study; prints one link for each annotator."""
-    with _needs("study"):
-        from .measure.study.server import serve
-    from .measure.study.plan import Plan
-
-    for number, token in enumerate(Plan.load(folder).annotators, 1):
-        print(f"annotator {number}: http://{host}:{port}/a/{token}/", flush=True)
-    serve(folder, host, port)
-
-
-@study.command("report")
-def study_report(
-    folder: Study,
-    out: Out = None,
-    votes: Annotated[Path | None, typer.Option("--csv", help="Votes made elsewhere: item,annotator,model,rank[,reason].")] = None,
-) -> None:
-    """Tables, tests and plots of a study; with --csv, of one that was run elsewhere."""
-    with _needs("study"):
-        from .measure.study.report import find, read_csv, read_study, write_report
-
-        checks = repeats = None
-        if votes is not None:
-            kind, rankings = read_csv(votes)
-        else:
-            kind, rankings, checks, repeats = read_study(folder)
-        found = find(kind, rankings)
-        found.checks, found.repeats = checks, repeats
-        print(write_report(out or folder / "report", found, rankings))
-
-
-@contextmanager
-def _needs(extra: str) -> Iterator[None]:
-    """Names the extra that brings a missing package."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise InputError(str(error.name), "not installed", f"install the extra: pip install 'decoupled-dmd[{extra}]'") from error
-
-
-@builtin.command("fetch")
-def builtin_fetch(
-    name: Annotated[str, typer.Argument(help="emoji: 8,000 captioned pictures in five styles.")],
-    out: Out = None,
-    size: Annotated[int, typer.Option(help="Pixels on a side: 64 or 128.")] = 64,
-    source: Annotated[Path | None, typer.Option("--from", help="A folder that holds the npm packages, packed or unpacked.")] = None,
-) -> None:
-    """Fetch and draw the pictures that an embedded teacher is trained on; sampling and distilling need none."""
-    if name != "emoji":
-        raise InputError("builtin fetch", repr(name), "use emoji")
-    from .teachers.builtin.emoji.pictures import fetch
-
-    with _Screen() as screen:
-        print(fetch(out or _pictures_folder(size), size, source, screen.count, screen.say))
-
-
-def _pictures_folder(size: int) -> Path:
-    from .teachers.builtin import cache_folder
-
-    return cache_folder() / f"emoji-pictures-{size}"
-
-
-@builtin.command("train")
-def builtin_train(
-    name: Annotated[str, typer.Argument(help="shapes, shapes-verifier, emoji (the autoencoder, then the teacher) or emoji-judge.")],
-    out: Out = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; the shipped weights' number when not given.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Begin with the weights of this pipeline folder.")] = None,
-    pictures: Annotated[Path | None, typer.Option(help="Emoji: the folder that `ddmd builtin fetch` wrote.")] = None,
-    seed: Seed = 0,
-    threads: Threads = None,
-) -> None:
-    """Train an embedded teacher, verifier or judge; a teacher's training goes on from what is in --out."""
-    _set_threads(threads)
-    from .teachers.builtin.emoji.make import make_judge
-    from .teachers.builtin.emoji.make import make_teacher as make_emoji
-    from .teachers.builtin.shapes.make import make_teacher as make_shapes
-    from .teachers.builtin.shapes.make import make_verifier
-
-    found = pictures or _pictures_folder(64)
-    makers: dict[str, Any] = {
-        "shapes": make_shapes, "shapes-verifier": make_verifier, "emoji": partial(make_emoji, found), "emoji-judge": partial(make_judge, found),
-    }  # fmt: skip
-    if name not in makers:
-        raise InputError("builtin train", repr(name), f"use one of {', '.join(makers)}")
-    folder = out or Path("runs") / f"builtin-{name}"
-    with _Screen() as screen:
-        made = makers[name](folder, steps, seed, start, lambda done, total, loss: screen.count(f"{name}, loss {loss:.4f}", done, total))
-    print(made)
-
-
-@builtin.command("pack")
-def builtin_pack(pipeline: Annotated[Path, typer.Argument(help="A trained emoji pipeline, or a student of one.")], out: Out = None) -> None:
-    """Write the parts of an emoji pipeline that ship with ddmd: half precision, without the text encoder."""
-    from .teachers.builtin.emoji.make import pack
-
-    print(pack(pipeline, out or Path("packed")))
-
-
 def run_folder(name: str, resume: bool) -> Path:
     """runs/<recipe>-<n>: the next free number, or the newest when resuming."""
     runs = Path("runs")
@@ -470,19 +262,6 @@ def run_folder(name: str, resume: bool) -> Path:
 def _model_and_steps(text: str) -> tuple[str, int | None]:
     name, separator, number = text.rpartition(":")
     return (name, int(number)) if separator and number.isdigit() and int(number) > 0 else (text, None)
-
-
-def _count(screen: _Screen, what: str, total: int, done: int) -> None:
-    screen.count(what, done, total)
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        if threads < 1:
-            raise InputError("--threads", str(threads), "give 1 or more")
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def _is_lead() -> bool:
@@ -504,67 +283,6 @@ def _print_table(scores: dict[str, Any]) -> None:
     for row in rows:
         drawn.add_row(*row)
     Console(width=max(140, Console().width)).print(drawn)
-
-
-class _Screen:
-    """Progress on a terminal, plain lines in a log. Implements the run's Observer."""
-
-    def __init__(self, show: bool = True) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        self.console = Console(stderr=True, quiet=not show, soft_wrap=True, highlight=False, markup=False)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.task: Any = None
-        self.spoke = self.began = time.monotonic()
-
-    def __enter__(self) -> _Screen:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.progress.stop()
-
-    def start(self, total: int, position: int) -> None:
-        self._begin("distilling", total, position)
-
-    def cycle(self, position: int, metrics: dict[str, float]) -> None:
-        rate = f"{metrics['seconds_per_cycle']:.2f} s/cycle"
-        self._show(f"distilling, {rate}, fake loss {metrics.get('fake_loss', 0):.4f}", position)
-
-    def count(self, what: str, done: int, total: int) -> None:
-        if self.task is None or self.progress.tasks[-1].total != total:
-            self._begin(what, total, 0)
-        self._show(what, done)
-
-    def _begin(self, what: str, total: int, position: int) -> None:
-        """One bar at a time."""
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-        self.task = self.progress.add_task(what, total=total, completed=position)
-        self.began = time.monotonic()
-
-    def _show(self, what: str, done: int) -> None:
-        """Move the bar; where there is no terminal to draw on, a line now and then."""
-        self.progress.update(self.task, completed=done, description=what)
-        now, total = time.monotonic(), self.progress.tasks[-1].total or done
-        if not self.console.is_terminal and now - self.spoke > QUIET_SECONDS:
-            self.spoke = now
-            self.say(f"{what}: {done} of {total:.0f}, {now - self.began:.0f} s")
-
-    def say(self, text: str) -> None:
-        self.progress.print(text) if self.console.is_terminal else self.console.print(text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What the command line shares, and its groups of commands."""
