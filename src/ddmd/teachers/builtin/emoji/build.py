@@ -59,6 +59,9 @@ def minilm_folder() -> Path:
 
 def load_text_encoder() -> tuple[Any, Any]:
     """MiniLM's tokenizer and network, frozen, in evaluation mode."""
+    from ....quiet import quiet_libraries
+
+    quiet_libraries()  # before transformers is imported: some of it speaks then
     from transformers import AutoTokenizer, BertModel
 
     folder = minilm_folder()

@@ -12,6 +12,7 @@ import torch
 
 from ....errors import InputError
 from ....files import folder_atomic
+from ....quiet import quiet_libraries
 from .autoencoder import reconstruction_error, to_unit, train_autoencoder
 from .build import build_pipeline
 from .concepts import STYLES, UNSEEN_STYLES, captions
@@ -109,6 +110,7 @@ def _checks(judge: Any, pictures: Pictures, codes: list[str]) -> dict[str, Any]:
 
 def pack(pipeline: Path, folder: Path) -> Path:
     """Write the parts of a pipeline that the package ships, in halves."""
+    quiet_libraries()
     from diffusers import AutoencoderTiny, UNet2DConditionModel
 
     if not (pipeline / "model_index.json").is_file():
@@ -122,6 +124,7 @@ def pack(pipeline: Path, folder: Path) -> Path:
 
 def unpack(packed: Path, folder: Path) -> Path:
     """The whole pipeline of packed parts, in single precision, at `folder`."""
+    quiet_libraries()
     import diffusers
 
     unet = diffusers.UNet2DConditionModel.from_pretrained(packed, subfolder="unet", torch_dtype=torch.float32)
