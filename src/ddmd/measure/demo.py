@@ -63,7 +63,9 @@ class Pair:
 
     def draw(self, prompt: str, seed: int, guidance: float) -> list[Drawn]:
         """All rows of a sentence, from the same seed."""
-        return [draw_way(f"{name}, {s.steps} step{'s' * (s.steps > 1)}", model, s, prompt, seed) for name, model, s in self.settings(guidance)]
+        return [
+            draw_way(f"{name}, {s.steps} step{'s' * (s.steps > 1)}", model, s, prompt, seed) for name, model, s in self.settings(guidance)
+        ]
 
 
 @torch.no_grad()
