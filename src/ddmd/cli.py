@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .commands.data import builtin, cache
-from .commands.screen import Out, Screen, Seed, Threads, needs, set_threads
+from .commands.screen import Out, Screen, Seed, Threads, check_address, needs, set_threads
 from .commands.study import app as study
 from .errors import InputError
 
@@ -124,6 +124,7 @@ def demo(
     from .measure.demo import Pair, page
 
     prompt = "a large striped red circle" if teacher == "shapes" else "a fluent emoji of a red apple"
+    check_address(host, port)
     page(Pair.open(teacher, student), prompt).launch(server_name=host, server_port=port, share=False)
 
 

@@ -101,6 +101,19 @@ def best_device() -> Any:
     return Accelerator().device
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise InputError where nothing can listen at an address."""
+    import socket
+
+    try:
+        with socket.create_server((host, port)):
+            return
+    except OSError as error:
+        raise InputError(
+            "--host, --port", f"{host}:{port}: {error.strerror or error}", "give another, or stop what listens there"
+        ) from error
+
+
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Names the extra that brings a missing package."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from .screen import Out, Screen, Seed, needs
+from .screen import Out, Screen, Seed, check_address, needs
 
 app = typer.Typer(no_args_is_help=True, help="Blind user studies: ranking and side-by-side comparison on a web page.")
 
@@ -60,7 +60,9 @@ def study_serve(
         from ..measure.study.server import serve
     from ..measure.study.plan import Plan
 
-    for number, token in enumerate(Plan.load(folder).annotators, 1):
+    links = Plan.load(folder).annotators
+    check_address(host, port)
+    for number, token in enumerate(links, 1):
         print(f"annotator {number}: http://{host}:{port}/a/{token}/", flush=True)
     serve(folder, host, port)
 

@@ -1,5 +1,7 @@
 """The three commands, as written in docs/study.md."""
 
+import socket
+
 import pytest
 from typer.testing import CliRunner
 
@@ -56,9 +58,12 @@ def test_bad_words_are_one_line(tmp_path, words, said):
 def test_serve_prints_a_link_for_each_annotator(tmp_path, sources, monkeypatch):
     images, prompts = sources
     run("new", tmp_path / "s", "--images", *[f"{n}={f}" for n, f in images.items()], "--prompts", prompts, "--annotators", 3)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        failed = run("serve", tmp_path / "s", "--port", taken.getsockname()[1])
+        assert isinstance(failed.exception, InputError) and "in use" in str(failed.exception)
     served = []
     monkeypatch.setattr("ddmd.measure.study.server.serve", lambda *given: served.append(given))
-    told = run("serve", tmp_path / "s")
+    told = run("serve", tmp_path / "s", "--port", 8765)
     tokens = list(Plan.load(tmp_path / "s").annotators)
-    assert [f"http://127.0.0.1:8000/a/{token}/" in told.output for token in tokens] == [True] * 3
-    assert served == [(tmp_path / "s", "127.0.0.1", 8000)]
+    assert [f"http://127.0.0.1:8765/a/{token}/" in told.output for token in tokens] == [True] * 3
+    assert served == [(tmp_path / "s", "127.0.0.1", 8765)]
