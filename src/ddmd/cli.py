@@ -184,6 +184,7 @@ def lab(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every run; recipe=NAME varies another recipe.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds, from 0 on.")] = 5,
     out: Out = None,
+    runs: Annotated[Path, typer.Option(help="Where runs lie; experiments share those that they have in common.")] = Path("runs/lab"),
     quick: Annotated[bool, typer.Option("--quick", help="Shorter runs, 300 report prompts.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; one a core, or one on a GPU, when not given.")] = None,
 ) -> None:
@@ -192,18 +193,18 @@ def lab(
     from .measure.lab.experiments import experiment
 
     found, folder = experiment(name), out or Path("runs") / f"lab-{name}{'-quick' * quick}"
-    cases = make_cases(found, overrides or [], seeds, folder, quick)
+    cases = make_cases(found, overrides or [], seeds, runs, quick)
     command = " ".join(["ddmd lab", name, *(overrides or []), f"--seeds {seeds}", *(["--quick"] if quick else [])])
     with needs("lab"), Screen() as screen:
         from .measure.lab.page import write_page
         from .measure.lab.runner import default_jobs, run_all
         from .run.train import Interrupted
 
-        screen.say(f"{name}: {found.about}\n{len(cases)} runs, {sum(case.finished for case in cases)} of them finished, in {folder}")
+        screen.say(f"{name}: {found.about}\n{len(cases)} runs, {sum(case.finished for case in cases)} of them finished, in {runs}")
         try:
             run_all(cases, jobs or default_jobs(), screen.count)
         except (Interrupted, KeyboardInterrupt):
-            screen.say(f"interrupted; go on with:  {command} --out {folder}")
+            screen.say(f"interrupted; go on with:  {command} --out {folder} --runs {runs}")
             raise typer.Exit(130) from None
         print(write_page(name, found, cases, folder, command))
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...teachers.builtin import load_suite
@@ -30,7 +29,7 @@ def score_rows(cases: Sequence[Case]) -> Rows:
     rows = []
     for case in cases:
         found = case.result()
-        scores = {**found["scores"], **{f"matched_{k}": v for k, v in (found.get("matched") or {}).items()}}
+        scores = {**found["scores"], **{f"matched_{k}": v for k, v in (case.probed("matched") or {}).items()}}
         scores |= {"train_seconds": found["train_seconds"], "alarms": len(found["alarms"])}
         rows += [{"case": case.label, "seed": case.seed, "score": name, "value": value} for name, value in scores.items()]
     return rows
@@ -52,7 +51,7 @@ def curve_rows(cases: Sequence[Case]) -> Rows:
 
 def probe_rows(cases: Sequence[Case], probe: str) -> Rows:
     """What a probe over training measured, with case and seed."""
-    return [{"case": case.label, "seed": case.seed, **row} for case in cases for row in case.result().get(probe) or []]
+    return [{"case": case.label, "seed": case.seed, **row} for case in cases for row in case.probed(probe) or []]
 
 
 def summary(rows: Rows) -> dict[str, dict[str, tuple[float, float, int]]]:
@@ -98,7 +97,7 @@ def paired_interval(paired: np.ndarray) -> tuple[float, float]:
 
 def likeness_rows(cases: Sequence[Case], experiment: Experiment) -> Rows:
     """How alike the cases' pictures of the same prompts and seeds are, by number of steps apart; 0 is chance, 1 the same."""
-    if "likeness" not in experiment.probes:
+    if not experiment.likeness:
         return []
     rows = []
     for seed in sorted({case.seed for case in cases}):
@@ -146,8 +145,3 @@ def pictures_of(cases: Sequence[Case], n: int) -> dict[str, Tensor]:
     """The first seed's pictures of the first prompts, by case."""
     first = min(case.seed for case in cases)
     return {case.label: case.samples()["images"][:n] for case in cases if case.seed == first}
-
-
-def pooled_features(images: Tensor) -> Tensor:
-    """Small pictures as vectors, for recipes without a suite."""
-    return torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)

@@ -1,7 +1,11 @@
-"""One case of an experiment with one seed: its recipe, its run, its samples and scores. Finished ones are re-used."""
+"""One case of an experiment with one seed: its recipe, its run, its samples and scores. Finished ones are re-used.
+
+A run lies in a folder named by its recipe, so that experiments share what they have in common.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...errors import InputError
-from ...files import write_json
+from ...files import write_atomic, write_json
 from ...run import checkpoint as ckpt
 from ...run.recipe import Recipe, load_recipe
 from ...run.train import Training
@@ -39,23 +42,39 @@ class Case:
 
     @property
     def finished(self) -> bool:
-        """Whether its result is there."""
-        return (self.folder / DONE).is_file()
+        """Whether its result and all that its experiment probes are there."""
+        return (self.folder / DONE).is_file() and not self.unprobed
+
+    @property
+    def unprobed(self) -> list[str]:
+        """Probes that have not measured this run yet."""
+        return [name for name in self.probes if not self._probe_file(name).is_file()]
 
     def result(self) -> dict[str, Any]:
-        """What `run_case` wrote."""
+        """Cycle, scores, alarms and seconds of the run."""
         return json.loads((self.folder / DONE).read_text())
+
+    def probed(self, name: str) -> Any:
+        """What a probe measured; None for one that the experiment does not ask for."""
+        return json.loads(self._probe_file(name).read_text()) if name in self.probes else None
+
+    def keep(self, name: str, found: Any) -> None:
+        """Write what a probe measured."""
+        write_json(self._probe_file(name), found)
+
+    def _probe_file(self, name: str) -> Path:
+        return self.folder / f"probe-{name}.json"
 
     def samples(self) -> dict[str, Tensor]:
         """Its pictures (`images`, LOOKED of them) and every report prompt's main score (`each`), as far as there are any."""
         return ckpt.load_tensors(self.folder / "samples.safetensors")
 
 
-def make_cases(experiment: Experiment, overrides: Sequence[str], seeds: int, folder: Path, quick: bool) -> list[Case]:
+def make_cases(experiment: Experiment, overrides: Sequence[str], seeds: int, runs: Path, quick: bool) -> list[Case]:
     """All cases with all seeds, in the order in which they are run: seed by seed, so that an early stop leaves whole comparisons.
 
-    `recipe=NAME` among the overrides names the recipe that is varied (default `shapes`). Raises InputError where a case is no
-    possible recipe, or `folder` holds one that was made by other keys.
+    `recipe=NAME` among the overrides names the recipe that is varied (default `shapes`); `runs` is where runs lie, each in a
+    folder of its own. Raises InputError where a case is no possible recipe.
     """
     name = next((text.partition("=")[2] for text in reversed(overrides) if text.startswith("recipe=")), "shapes")
     mine = [text for text in overrides if not text.startswith("recipe=")]
@@ -66,13 +85,9 @@ def make_cases(experiment: Experiment, overrides: Sequence[str], seeds: int, fol
             recipe = _resolved(name, [*mine, *keys])
             if experiment.checkpoints:
                 every = max(1, recipe.train.cycles // experiment.checkpoints)
-                recipe = load_recipe_with(recipe, {"train": {"checkpoint_every": every}})
-            place = folder / "runs" / f"{_slug(label)}-seed{seed}"
-            cases.append(Case(label, seed, recipe, place, experiment.probes))
-    for case in cases:
-        saved = case.folder / "recipe.yaml"
-        if saved.is_file() and saved.read_text() != case.recipe.to_yaml():
-            raise InputError(str(saved), "a run by other keys", "give another folder with --out, or remove this one")
+                recipe = _resolved(name, [*mine, *keys, f"train.checkpoint_every={every}"])
+            identity = hashlib.sha256(recipe.to_yaml().encode()).hexdigest()[:12]
+            cases.append(Case(label, seed, recipe, runs / identity, experiment.probes))
     return cases
 
 
@@ -91,43 +106,33 @@ def _resolved(name: str, overrides: Sequence[str]) -> Recipe:
     return load_recipe(name, plain)
 
 
-def load_recipe_with(recipe: Recipe, changes: dict[str, dict[str, Any]]) -> Recipe:
-    """A recipe with some keys of some sections changed."""
-    values = recipe.model_dump(mode="json")
-    for section, keys in changes.items():
-        values[section] |= keys
-    return Recipe.model_validate(values)
-
-
-def _slug(label: str) -> str:
-    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in label).split()).lower()
-
-
 class _Quiet:
-    """An observer that keeps what a run says."""
+    """An observer that only says when something has happened; a run's own files hold the rest."""
 
-    def __init__(self, tell: Callable[[str, int, int], None]) -> None:
-        self.tell = tell
+    def __init__(self, progressed: Callable[[], None]) -> None:
+        self.progressed = progressed
 
     def start(self, total: int, position: int) -> None:
-        self.total = total
+        self.progressed()
 
     def cycle(self, position: int, metrics: dict[str, float]) -> None:
-        self.tell("distilling", position, self.total)
+        self.progressed()
 
     def count(self, what: str, done: int, total: int) -> None:
-        self.tell(what, done, total)
+        self.progressed()
 
     def say(self, text: str) -> None:
         """Alarms and scores are in the run's own files."""
 
 
-def run_case(case: Case, tell: Callable[[str, int, int], None]) -> dict[str, Any]:
-    """Run a case, or go on with it, and write its result: scores, alarms, times, samples."""
+def run_case(case: Case, progressed: Callable[[], None] = lambda: None) -> None:
+    """Run a case, or go on with it, and write what is not there yet: scores, alarms, times, samples, what its probes measure."""
+    from safetensors.torch import save
+
     from .probes import PROBES
 
     began = time.perf_counter()
-    training = Training(case.recipe, case.folder, _Quiet(tell), resume=(case.folder / "recipe.yaml").is_file())
+    training = Training(case.recipe, case.folder, _Quiet(progressed), resume=(case.folder / "recipe.yaml").is_file())
     training.run()
     parts, recipe = training.parts, case.recipe
     weights, cycle = ckpt.stored_weights(case.folder / "checkpoints", "last")
@@ -135,8 +140,7 @@ def run_case(case: Case, tell: Callable[[str, int, int], None]) -> dict[str, Any
     setting = training.student_setting
     prompts = parts.suite.prompts("report", recipe.report.prompts) if parts.suite else parts.prompts.prompts[:LOOKED]
     cond = encode_all(parts.denoiser, prompts)
-    found: dict[str, Any] = {"label": case.label, "seed": case.seed, "cycle": cycle, "alarms": training.alarms, "scores": {}}
-    found["train_seconds"] = training.seconds
+    found: dict[str, Any] = {"cycle": cycle, "alarms": training.alarms, "scores": {}, "train_seconds": training.seconds}
     kept: dict[str, Tensor] = {}
     with training.averaged() as network:
         images = sample_images(parts.denoiser, network, cond, setting.grid, setting.sampler, 1.0, recipe.seed)
@@ -144,11 +148,8 @@ def run_case(case: Case, tell: Callable[[str, int, int], None]) -> dict[str, Any
             found["scores"] = {name: value for name, value in parts.suite.score(images, prompts).items() if isinstance(value, float)}
             kept["each"] = parts.suite.each(images, prompts)
         kept["images"] = images[:LOOKED]
-    for name in case.probes:
-        found[name] = PROBES[name](training, images, prompts)
-    from safetensors.torch import save_file
-
-    save_file({k: v.contiguous() for k, v in kept.items()}, case.folder / "samples.safetensors")
-    found["seconds"] = time.perf_counter() - began
-    write_json(case.folder / DONE, found)
-    return found
+    if not (case.folder / DONE).is_file():
+        write_atomic(case.folder / "samples.safetensors", save({k: v.contiguous() for k, v in kept.items()}))
+        write_json(case.folder / DONE, {**found, "seconds": time.perf_counter() - began})
+    for name in case.unprobed:
+        case.keep(name, PROBES[name](training, images, prompts))

@@ -21,7 +21,7 @@ class Experiment:
     """One of the paper's figures or tables.
 
     `cases` are overrides by label; `reference` is the case that differences are taken against; `probes` are measured besides
-    the scores; `checkpoints` says how many looks a probe over training needs.
+    the scores; `checkpoints` says how many looks a probe over training needs; `likeness` compares the cases' pictures pairwise.
     """
 
     about: str
@@ -29,6 +29,7 @@ class Experiment:
     reference: str | None = None
     probes: tuple[str, ...] = ()
     checkpoints: int = 0
+    likeness: bool = False
     shared: Overrides = field(default=())
 
 
@@ -46,7 +47,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             for name, keys in (("CA + DM", ()), ("CA only", NO_DM), ("DM only", NO_CA))
         },
         "CA + DM, 4 steps",
-        ("likeness", "matched"),
+        ("matched",),
+        likeness=True,
     ),
     "fig3": Experiment(
         "CFG Augmentation held by nothing, by the mean-variance term (Eq. 7), by Distribution Matching and by a GAN (section 3.2)",

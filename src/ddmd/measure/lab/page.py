@@ -194,7 +194,7 @@ def _over_training(rows: Rows) -> bytes:
 def _spectrum(cases: Sequence[Case]) -> bytes:
     def draw(axes: list[Any]) -> None:
         for colour, label in enumerate(dict.fromkeys(case.label for case in cases)):
-            found = [case.result()["spectrum"] for case in cases if case.label == label]
+            found = [case.probed("spectrum") for case in cases if case.label == label]
             student, teacher = (np.mean([f[who] for f in found], axis=0) for who in ("student", "teacher"))
             x = np.arange(1, len(student))
             axes[0].plot(x, student[1:], color=f"C{colour}", label=label)

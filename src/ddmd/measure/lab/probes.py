@@ -58,11 +58,6 @@ def match_moments(images: Tensor, reference: Tensor) -> Tensor:
     return (images - mean) / std.clamp(min=1e-6) * wanted_std + wanted_mean
 
 
-def likeness(training: Training, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
-    """Nothing of its own: the page compares the cases' pictures of the same seeds pairwise."""
-    return {}
-
-
 @torch.no_grad()
 def baking(training: Training, images: Tensor, prompts: Sequence[str]) -> list[dict[str, float]]:
     """By checkpoint and level: cosine of (student's x0 - teacher's conditional x0) with the teacher's guidance direction at the
@@ -133,7 +128,7 @@ def _looks(training: Training, images: Tensor, prompts: Sequence[str], fake: boo
                 yield facts["cycle"], z, u, cond, level, x if fake else predict(z, u)
 
 
-PROBES: dict[str, Probe] = {"spectrum": spectrum, "matched": matched, "likeness": likeness, "baking": baking, "observer": observer}
+PROBES: dict[str, Probe] = {"spectrum": spectrum, "matched": matched, "baking": baking, "observer": observer}
 
 
 def likeness_table(features: dict[str, Tensor]) -> list[tuple[str, str, float]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -39,12 +38,12 @@ def run_all(cases: Sequence[Case], jobs: int, count: Count) -> None:
     report()
     if jobs == 1:
         for case in todo:
-            run_case(case, lambda what, done, of: report())
+            run_case(case, report)
             report()
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_one_thread) as pool:
-        waiting = {pool.submit(_work, case) for case in todo}
+        waiting = {pool.submit(run_case, case) for case in todo}
         try:
             while waiting:
                 ended, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -71,10 +70,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _work(case: Case) -> None:
-    run_case(case, lambda what, done, total: None)
-
-
 def cycles_done(run: Path) -> int:
     """How far a run's log has come."""
     try:
@@ -82,8 +77,3 @@ def cycles_done(run: Path) -> int:
         return int(json.loads(lines[-1])["cycle"])
     except (OSError, ValueError, IndexError, KeyError):
         return 0  # not begun, or just writing: it is only for the bar
-
-
-def elapsed(began: float) -> str:
-    """Minutes since a moment."""
-    return f"{(time.monotonic() - began) / 60:.1f} min"

@@ -42,7 +42,7 @@ class ShapesSuite:
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
         """Exact scores; see `score_images`."""
-        return score_images(images.cpu(), prompts, self.verifier, self._reference)
+        return score_images(images.cpu(), prompts, self.verifier, self._reference[0])
 
     def each(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """1 where every stated attribute is right, else 0."""
@@ -55,11 +55,12 @@ class ShapesSuite:
 
     def reference(self) -> dict[str, float]:
         """Pixel statistics of fresh renders; this world's latents are its pixels."""
-        return pixel_statistics(reference_images(), RANGE)
+        return self._reference[1]
 
     @cached_property
-    def _reference(self) -> Moments:
-        return feature_moments(reference_images(), self.verifier)
+    def _reference(self) -> tuple[Moments, dict[str, float]]:
+        images = reference_images()
+        return feature_moments(images, self.verifier), pixel_statistics(images, RANGE)
 
     def pairs(self, n: int) -> tuple[Tensor, list[str]]:
         """The data of this world: fresh renders and captions that are true of them."""
