@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 import torch
 from accelerate import Accelerator
 
-from ddmd.method.distiller import Batch, concatenate
+from ddmd.method.batch import Batch, concatenate
 from ddmd.run.recipe import load_recipe
 from ddmd.run.results import machine
 from ddmd.run.setup import build

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddmd.method.distiller import Batch, Distiller, Objective, Plan
+from ddmd.method.batch import Batch
+from ddmd.method.distiller import Distiller, Objective, Plan
 from ddmd.method.guidance import GuidanceScale
 from ddmd.method.student import uniform_grid
 from ddmd.run.results import machine

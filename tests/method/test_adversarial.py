@@ -4,7 +4,8 @@ import pytest
 import torch
 from test_distiller import SHAPE, B, CountingRoles, Net, batch, changed, snapshot
 
-from ddmd.method.adversarial import Adversary, Head, Reals, critic_loss, generator_loss
+from ddmd.method.adversarial import Adversary, Head, critic_loss, generator_loss
+from ddmd.method.batch import Reals
 from ddmd.method.distiller import Distiller, Objective, Plan
 from ddmd.method.guidance import GuidanceScale
 from ddmd.method.noise import FlowPath

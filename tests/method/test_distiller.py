@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ddmd.method.distiller import Batch, Distiller, MeanVariance, Objective, Plan, concatenate, select
+from ddmd.method.batch import Batch, concatenate, select
+from ddmd.method.distiller import Distiller, MeanVariance, Objective, Plan
 from ddmd.method.guidance import GuidanceScale
 from ddmd.method.noise import FlowPath
 from ddmd.method.objective import classifier_free_guidance, mean_abs

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ddmd.method.distiller import Batch
+from ddmd.method.batch import Batch
 from ddmd.run.recipe import load_recipe
 from ddmd.run.setup import build
 from tiny import RESOLUTION, save_twin

@@ -20,8 +20,9 @@ from ddmd.teachers.builtin.emoji.concepts import SPLITS, STYLES, UNSEEN_STYLES, 
 from ddmd.teachers.builtin.emoji.judge import Judge, picture_features, recall
 from ddmd.teachers.builtin.emoji.packages import PACKAGES, Package, digest_of, read_package
 from ddmd.teachers.builtin.emoji.pictures import Pictures, fetch, load_pictures, plain_code, rasterise
-from ddmd.teachers.builtin.emoji.suite import kernel_distance, style_of
+from ddmd.teachers.builtin.emoji.suite import style_of
 from ddmd.teachers.builtin.emoji.train import EmojiRecipe, EmojiTraining
+from ddmd.teachers.builtin.statistics import kernel_distance
 
 CODES = {"1f34e": "red-apple", "1f697": "automobile", "1f600": "grinning-face"}
 RED = '<circle cx="8" cy="8" r="8" fill="#f00"/>'

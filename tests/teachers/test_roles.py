@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from ddmd.method.distiller import Batch, Distiller, Objective, Plan
+from ddmd.method.batch import Batch
+from ddmd.method.distiller import Distiller, Objective, Plan
 from ddmd.method.guidance import GuidanceScale
 from ddmd.teachers.roles import CopyRoles, LoraRoles, RoleError, in_bfloat16
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from ddmd.errors import InputError
+from ddmd.method.noise import DiffusionPath
 from ddmd.teachers.builtin import WEIGHTS, load_suite
-from ddmd.teachers.builtin.pixels import pixel_statistics
 from ddmd.teachers.builtin.shapes import retime as retiming
 from ddmd.teachers.builtin.shapes.build import TOKENS, build_pipeline, build_tokenizer, identity_autoencoder
 from ddmd.teachers.builtin.shapes.render import RANGE, render
@@ -19,9 +19,9 @@ from ddmd.teachers.builtin.shapes.scenes import (
     random_statements,
     split_of,
 )
-from ddmd.teachers.builtin.shapes.score import frechet_distance
 from ddmd.teachers.builtin.shapes.train import ShapesRecipe, ShapesTraining, train_teacher
 from ddmd.teachers.builtin.shapes.verifier import load_verifier, verifier_accuracy
+from ddmd.teachers.builtin.statistics import frechet_distance, pixel_statistics
 from ddmd.teachers.builtin.training import learning_rate, training_levels
 
 
@@ -180,6 +180,24 @@ def test_training_resumes_exactly_and_learns(tmp_path, untrained):
     two.load(tmp_path / "half.pt")
     assert one.step() == two.step()
     assert (tmp_path / "a" / "pipeline" / "model_index.json").is_file()
+
+
+def test_the_teacher_learns_the_velocity_of_the_method():
+    """The oracle is `DiffusionPath`, which reads the same table: index i is level (i + 1) / T."""
+    training = ShapesTraining(ShapesRecipe(), torch.device("cpu"))
+    path = DiffusionPath(training.abar, "v")
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def right(noisy, index):
+        u = (index.double() + 1) / len(training.abar)
+        return path.target(images, path.to_eps(images, noisy, u), u)
+
+    def loss(predict):
+        return training.velocity_loss(images, predict, torch.Generator().manual_seed(1)).item()
+
+    size = loss(lambda noisy, index: torch.zeros_like(noisy))
+    assert size > 0.1 and loss(right) < 1e-6
+    assert loss(lambda noisy, index: -right(noisy, index)) == pytest.approx(4 * size, rel=1e-4)
 
 
 def test_a_training_can_begin_from_trained_weights(tmp_path):

@@ -6,20 +6,12 @@ Both images are re-noised to one level first, so the discriminator judges at eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
-
-
-class Reals(NamedTuple):
-    """Real images (B, ...) in the student's space, and the conditions that belong to them."""
-
-    images: Tensor
-    cond: Mapping[str, Any]
 
 
 class Head(nn.Module):

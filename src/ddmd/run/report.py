@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_atomic
+from ..pages import html_table, inline_image, page
 from .results import table
 
 WIDTH, HEIGHT, PAD = 340, 150, 34
@@ -29,11 +29,8 @@ CURVES = {
 }
 COLOURS = ("#1f6feb", "#d1242f")
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #1f2328 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px } td, th { padding: 3px 9px; border-bottom: 1px solid #d1d9e0; text-align: right }
-td:first-child, th:first-child { text-align: left } .curves { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 }
-figcaption { font-size: 13px } img { image-rendering: pixelated; max-width: 100% } pre { background: #f6f8fa; padding: 1em; overflow-x: auto; font-size: 12px }
-.alarm { background: #fff1e5; padding: .3em .8em; border-left: 4px solid #bc4c00 }
+.curves { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 } figcaption { font-size: 13px } img { image-rendering: pixelated }
+pre { background: #f6f8fa; padding: 1em; overflow-x: auto; font-size: 12px }
 """
 
 
@@ -46,28 +43,18 @@ def write_report(folder: Path, title: str, recipe_yaml: str, results: dict[str, 
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(results['machine'])}; trained in {seconds / 60:.1f} minutes, seed {results['seed']}.</p>",
         *(f"<p class=alarm>{html.escape(alarm)}</p>" for alarm in alarms),
-        "<h2>Scores</h2>", _table(results["scores"]),
+        "<h2>Scores</h2>", html_table(table(results["scores"])),
         "<p>" + html.escape(f"{results.get('about', '')} {results.get('note', '')}".strip()) + "</p>",
         "<h2>Samples</h2><div class=curves>", *(_picture(path) for path in dict.fromkeys(shown)), "</div>",
         "<h2>Curves</h2><div class=curves>", *(_curve(name, keys, metrics) for name, keys in CURVES.items()), "</div>",
         "<h2>Recipe</h2>", f"<pre>{html.escape(recipe_yaml)}</pre>",
     ]  # fmt: skip
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style><body>{''.join(body)}"
-    )
-    return write_atomic(folder / "report.html", page)
-
-
-def _table(scores: dict[str, Any]) -> str:
-    header, *rows = table(scores)
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return write_atomic(folder / "report.html", page(title, body, STYLE))
 
 
 def _picture(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><img src="data:image/png;base64,{data}" alt="samples {path.stem}"><figcaption>{html.escape(path.stem)}</figcaption></figure>'
+    shown = inline_image(path.read_bytes(), f"samples {path.stem}")
+    return f"<figure>{shown}<figcaption>{html.escape(path.stem)}</figcaption></figure>"
 
 
 def _curve(name: str, keys: Sequence[str], metrics: Sequence[dict[str, Any]]) -> str:

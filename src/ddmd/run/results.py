@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..method.distiller import Condition, batch_size, select
+from ..method.batch import Condition, batch_size, select
 from ..method.student import Sampler, uniform_grid
 from ..teachers.builtin import Suite
 from ..teachers.denoisers import Denoiser

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..method.adversarial import Adversary, Head
-from ..method.distiller import Condition, Distiller, MeanVariance, Objective, Plan
+from ..method.batch import Condition
+from ..method.distiller import Distiller, MeanVariance, Objective, Plan
 from ..method.objective import calibrate_mean_variance
 from ..method.student import Sampler
 from ..teachers.builtin import Suite, load_suite, model_folder

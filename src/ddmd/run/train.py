@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import write_atomic
-from ..method.adversarial import Reals
-from ..method.distiller import Batch, Sample
+from ..method.batch import Batch, Reals, Sample
 from ..teachers.denoisers.words import too_long
 from ..teachers.prompts import encode_all
 from ..teachers.sampling import Network, sample_images

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..files import write_atomic, write_json
-from ..method.distiller import Condition
+from ..method.batch import Condition
 from .denoisers.base import Denoiser
 
 SHARD = 64  # prompts

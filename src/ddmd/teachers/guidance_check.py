@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..method.distiller import Condition, batch_size
+from ..method.batch import Condition, batch_size
 from .denoisers.base import Denoiser
 from .sampling import Network, initial_noise
 

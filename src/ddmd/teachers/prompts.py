@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..method.adversarial import Reals
-from ..method.distiller import Condition, concatenate, select
+from ..method.batch import Condition, Reals, concatenate, select
 from .cache import ConditionCache, Report, silent
 from .denoisers.base import Denoiser
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..method.distiller import Condition
+from ..method.batch import Condition
 from .eight_bit import quantize_linears
 
 Call = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]

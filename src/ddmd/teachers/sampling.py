@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..method.distiller import Condition, batch_size, concatenate, select
+from ..method.batch import Condition, batch_size, concatenate, select
 from ..method.objective import classifier_free_guidance
 from ..method.student import Predict, Sampler, sample
 from .denoisers.base import Denoiser

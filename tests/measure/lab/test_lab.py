@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 pytest.importorskip("matplotlib")
@@ -16,7 +17,7 @@ from ddmd.errors import InputError
 from ddmd.measure.lab.analysis import differences, paired_interval, score_table, summary
 from ddmd.measure.lab.cases import Case, make_cases
 from ddmd.measure.lab.experiments import EXPERIMENTS, experiment
-from ddmd.measure.lab.probes import likeness_table, match_moments, radial_spectrum
+from ddmd.measure.lab.probes import artefact_removed, guidance_taken, likeness_table, match_moments, radial_spectrum
 from ddmd.measure.lab.runner import cycles_done, run_all
 
 TINY = (
@@ -107,6 +108,38 @@ def test_likeness_is_one_for_the_same_and_nothing_for_strangers():
     assert rows["a", "same"] == pytest.approx(1, abs=0.05) and abs(rows["a", "b"]) < 0.05
 
 
+def test_a_student_that_adds_guidance_has_taken_just_that_in():
+    cond, uncond = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert guidance_taken(cond + 2 * (cond - uncond), cond, uncond) == pytest.approx((1, 2), abs=1e-5)
+    assert guidance_taken(cond - 0.5 * (cond - uncond), cond, uncond) == pytest.approx((-1, -0.5), abs=1e-5)
+    assert guidance_taken(cond, cond, uncond) == (0, 0)
+    sideways = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    direction = (cond - uncond).flatten(1)
+    sideways -= ((sideways.flatten(1) * direction).sum(1) / direction.square().sum(1)).view(-1, 1, 1, 1) * (cond - uncond)
+    assert guidance_taken(cond + sideways, cond, uncond) == pytest.approx((0, 0), abs=1e-5)
+
+
+def test_a_fake_that_knows_the_student_would_remove_its_artefact():
+    sample, real = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    gap = (sample - real).square().mean().sqrt().item()
+    assert artefact_removed(sample, real, fake=sample) == pytest.approx((gap, 1), abs=1e-5)
+    assert artefact_removed(sample, real, fake=real + 0.25 * (sample - real)) == pytest.approx((gap / 4, 0.25), abs=1e-5)
+    assert artefact_removed(sample, real, fake=real) == (0, 0)
+    assert artefact_removed(sample, real, fake=2 * real - sample)[1] == pytest.approx(-1, abs=1e-5)  # it would add to it
+
+
+def test_differences_are_the_case_less_the_reference(tmp_path):
+    table = type(experiment("table1"))("two", {"better": ("renoise.schedule=constrained",), "base": ()}, "base")
+    cases = make_cases(table, TINY, 2, tmp_path, False)
+    for case in cases:
+        case.folder.mkdir(parents=True)
+        right = torch.tensor([1.0, 1, 1, 0]) if case.label == "better" else torch.tensor([1.0, 0, case.seed, 0])
+        save_file({"each": right}, case.folder / "samples.safetensors")
+    (row,) = differences(cases, "base")
+    assert row["case"] == "better" and row["seeds"] == 2 and row["difference"] == pytest.approx((2 / 4 + 1 / 4) / 2)
+    assert 0 <= row["low"] < row["difference"] < row["high"]
+
+
 def test_paired_intervals_hold_seeds_and_prompts():
     chance = np.random.default_rng(1)
     prompts = chance.normal(0.1, 1, 400)
@@ -145,7 +178,7 @@ def test_a_student_that_is_its_teacher_has_baked_nothing_in(baked):
 def test_the_page_stands_alone_and_finished_runs_are_used_again(baked):
     folder, words = baked
     page = (folder / "index.html").read_text()
-    assert "data:image/png;base64," in page and "Guidance taken in" in page and "http" not in page.partition("<body>")[2]
+    assert "data:image/png;base64," in page and "Guidance taken in" in page and "http:" not in page.partition("<body>")[2]
     scores = list(csv.DictReader((folder / "scores.csv").open()))
     assert {"overall", "frechet", "train_seconds"} <= {row["score"] for row in scores}
     assert json.loads((folder / "results.json").read_text())["command"].startswith("ddmd lab baking train.cycles=1")

@@ -9,8 +9,9 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import write_atomic, write_json
+from ...pages import markdown_table
 from ...run.export import SETTINGS
-from ...run.results import Setting, results_object, score_row, teacher_settings, weights_hash
+from ...run.results import Setting, results_object, score_row, table, teacher_settings, weights_hash
 from ...teachers.builtin import load_suite, model_folder
 from ...teachers.denoisers import Denoiser, load_denoiser
 from ...teachers.prompts import encode_all
@@ -76,9 +77,7 @@ def evaluate(
             scores[label] = score_row(denoiser, bare(denoiser), setting, suite, prompts, cond, seed, report)
     results = results_object(suite_name, seed, scores, models=list(models), weights=hashes[models[0]] if len(models) == 1 else hashes)
     write_json(out / "results.json", results)
-    from .folders import markdown
-
-    write_atomic(out / "table.md", markdown(scores))
+    write_atomic(out / "table.md", markdown_table(table(scores)) + "\n")
     return results
 
 

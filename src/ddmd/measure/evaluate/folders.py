@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...files import write_atomic, write_json
+from ...pages import markdown_table
 from ...run.results import results_object, table
 from ...teachers.builtin.emoji.judge import IMAGE_WIDTH, lite0, picture_features
-from ...teachers.builtin.emoji.suite import kernel_distance
-from ...teachers.builtin.shapes.score import Moments, frechet_distance
+from ...teachers.builtin.statistics import Moments, frechet_distance, kernel_distance
+from ...teachers.pictures import PICTURES
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 BATCH = 32
 KEPT = 2000  # features kept for the kernel distance, drawn evenly from however many images there are
 NAMED = 5  # problems told in full
@@ -197,7 +197,7 @@ def evaluate_folders(
         scores[label] = {**score_folder(stream, against), "skipped": found.missing}
     results = results_object("images", 0, scores, scorer=identity(), problems={label: f.problems for label, f in matched.items()})
     write_json(out / "results.json", results)
-    write_atomic(out / "table.md", markdown(scores))
+    write_atomic(out / "table.md", markdown_table(table(scores)) + "\n")
     return results
 
 
@@ -210,12 +210,6 @@ def _existing(folder: Path) -> Path:
 def _highest(folder: Path) -> int:
     numbers = [number for number, _ in _named(folder) if number is not None] if folder.is_dir() else []
     return max(numbers, default=-1)
-
-
-def markdown(scores: dict[str, dict[str, Any]]) -> str:
-    """The table of results as Markdown."""
-    header, *rest = table(scores)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rest)) + "\n"
 
 
 def identity() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...files import write_atomic, write_json
+from ...pages import html_table, inline_image, page
 from ...run.finish import shipped_scores
 from ...run.pictures import png_bytes, strips
 from ...run.results import machine
@@ -36,11 +36,6 @@ CURVES = {
     "validation_kid_lite0": "KID-lite0 (validation)", "validation_saturation": "saturation (validation)", "x_mean": "mean of outputs",
     "x_std": "standard deviation of outputs", "fake_loss": "fake loss", "cosine": "cosine of DM and CA",
 }  # fmt: skip
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #1f2328 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px } td, th { padding: 3px 9px; border-bottom: 1px solid #d1d9e0; text-align: right }
-td:first-child, th:first-child { text-align: left } img { max-width: 100% } .alarm { background: #fff1e5; padding: .3em .8em; border-left: 4px solid #bc4c00 }
-"""
 
 
 def write_page(name: str, experiment: Experiment, cases: Sequence[Case], folder: Path, command: str) -> Path:
@@ -68,26 +63,16 @@ def write_page(name: str, experiment: Experiment, cases: Sequence[Case], folder:
         f"<h1>{html.escape(name)}</h1><p>{html.escape(experiment.about)}.</p>",
         f"<p><code>{html.escape(command)}</code><br>{html.escape(facts['machine'])}; {len(facts['seeds'])} seeds; "
         f"{facts['seconds'] / 60:.1f} minutes of runs.</p>",
-        "<h2>Scores on report prompts</h2>", _table(score_table(scores, teacher)), f"<p>{html.escape(about)}</p>",
+        "<h2>Scores on report prompts</h2>", html_table(score_table(scores, teacher)), f"<p>{html.escape(about)}</p>",
         _differences(apart), _matched(scores), _likeness(tables["likeness"]), _alarms(cases),
-        *(f"<h2>{html.escape(title)}</h2>{_image(figures[key])}" for key, title in FIGURES.items() if key in figures),
+        *(f"<h2>{html.escape(title)}</h2>{inline_image(figures[key], title)}" for key, title in FIGURES.items() if key in figures),
     ]  # fmt: skip
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(name)}</title><style>{STYLE}</style><body>{''.join(body)}\n"
-    )
-    return write_atomic(folder / "index.html", page)
+    return write_atomic(folder / "index.html", page(name, body))
 
 
 def _teacher_at(model: str) -> dict[str, dict[str, Any]]:
     """The shipped teacher's rows on its own 1,000 prompts, named so."""
     return {f"{name} (1,000 prompts)": row for name, row in shipped_scores(model, 1000).items()}
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    header, *rest = rows
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rest)
-    return f"<table><tr>{head}</tr>{lines}</table>"
 
 
 def _differences(rows: Rows) -> str:
@@ -96,14 +81,14 @@ def _differences(rows: Rows) -> str:
     lines = [["", "difference of the main score", "95 %", "seeds"]]
     lines += [[r["case"], f"{r['difference']:+.3f}", f"{r['low']:+.3f} to {r['high']:+.3f}", str(r["seeds"])] for r in rows]
     note = "Paired over prompts and seeds; the interval draws both anew. With one seed it says nothing of the spread over seeds."
-    return f"<h2>Against {html.escape(rows[0]['reference'])}</h2>{_table(lines)}<p>{note}</p>"
+    return f"<h2>Against {html.escape(rows[0]['reference'])}</h2>{html_table(lines)}<p>{note}</p>"
 
 
 def _matched(rows: Rows) -> str:
     found = [{**row, "score": row["score"].removeprefix("matched_")} for row in rows if row["score"].startswith("matched_")]
     if not found:
         return ""
-    return "<h2>Scores after every image took the teacher's mean and variance</h2>" + _table(score_table(found, {}))
+    return "<h2>Scores after every image took the teacher's mean and variance</h2>" + html_table(score_table(found, {}))
 
 
 def _likeness(rows: Rows) -> str:
@@ -114,17 +99,13 @@ def _likeness(rows: Rows) -> str:
         pairs.setdefault((row["case"], row["other"]), []).append(row["likeness"])
     lines = [["pictures of", "and of", "likeness (0 chance, 1 the same)"]]
     lines += [[a, b, f"{np.mean(v):.3f} ± {np.std(v, ddof=1) if len(v) > 1 else 0:.3f}"] for (a, b), v in pairs.items()]
-    return "<h2>How alike, for the same prompts and noise</h2>" + _table(lines)
+    return "<h2>How alike, for the same prompts and noise</h2>" + html_table(lines)
 
 
 def _alarms(cases: Sequence[Case]) -> str:
     said = [(case, alarm) for case in cases for alarm in case.result()["alarms"]]
     lines = [f"<p class=alarm><b>{html.escape(c.label)}, seed {c.seed}</b>: {html.escape(alarm)}</p>" for c, alarm in said]
     return "<h2>What the alarms said</h2>" + ("".join(lines) or "<p>Nothing.</p>")
-
-
-def _image(content: bytes) -> str:
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
 
 
 # ---- figures -----------------------------------------------------------------------------------------------------------

@@ -63,18 +63,21 @@ def baking(training: Training, images: Tensor, prompts: Sequence[str]) -> list[d
     """By checkpoint and level: cosine of (student's x0 - teacher's conditional x0) with the teacher's guidance direction at the
     same input, and the projection's size in units of that direction (alpha - 1 would be all of the guidance)."""
     rows = []
-    for cycle, z, u, cond, level, student in _looks(training, images, prompts):
+    for cycle, z, u, cond, level, student in _looks(training, prompts):
         parts = training.parts
         teacher = parts.denoiser.path.to_x0(parts.roles.teacher(z, u, cond), z, u)
         without = parts.denoiser.path.to_x0(parts.roles.teacher(z, u, parts.denoiser.unconditional(len(z))), z, u)
-        taken, direction = (student - teacher).flatten(1), (teacher - without).flatten(1)
-        inner = (taken * direction).sum(1)
-        rows.append({
-            "cycle": cycle, "level": level,
-            "cosine": (inner / (taken.norm(dim=1) * direction.norm(dim=1)).clamp(min=1e-12)).mean().item(),
-            "size": (inner / direction.square().sum(1).clamp(min=1e-12)).mean().item(),
-        })  # fmt: skip
+        cosine, size = guidance_taken(student, teacher, without)
+        rows.append({"cycle": cycle, "level": level, "cosine": cosine, "size": size})
     return rows
+
+
+def guidance_taken(student: Tensor, cond: Tensor, uncond: Tensor) -> tuple[float, float]:
+    """Mean cosine of (student - cond) with (cond - uncond), and the projection's mean size in units of the latter; all x0, (B, ...)."""
+    taken, direction = (student - cond).flatten(1), (cond - uncond).flatten(1)
+    inner = (taken * direction).sum(1)
+    cosine = inner / (taken.norm(dim=1) * direction.norm(dim=1)).clamp(min=1e-12)
+    return cosine.mean().item(), (inner / direction.square().sum(1).clamp(min=1e-12)).mean().item()
 
 
 @torch.no_grad()
@@ -82,13 +85,12 @@ def observer(training: Training, images: Tensor, prompts: Sequence[str]) -> list
     """By checkpoint and level: how far real and fake x0 of the same re-noised sample are apart, and how much of the student's
     own deviation from the teacher's pictures that difference would take away. Writes observer.png."""
     rows, shown = [], {}
-    for cycle, z, u, cond, level, student in _looks(training, images, prompts, fake=True):
+    for cycle, z, u, cond, level, student in _looks(training, prompts, fake=True):
         parts = training.parts
         real = parts.denoiser.path.to_x0(parts.roles.teacher(z, u, cond), z, u)
         fake = parts.denoiser.path.to_x0(parts.roles.call(parts.roles.plain("fake"), z, u, cond), z, u)
-        artefact, push = (student - real).flatten(1), (real - fake).flatten(1)
-        removed = -(artefact * push).sum(1) / artefact.square().sum(1).clamp(min=1e-12)
-        rows.append({"cycle": cycle, "level": level, "gap": push.square().mean().sqrt().item(), "removed": removed.mean().item()})
+        gap, removed = artefact_removed(student, real, fake)
+        rows.append({"cycle": cycle, "level": level, "gap": gap, "removed": removed})
         if level == LEVELS[2]:
             first = slice(0, SHOWN)
             decode = parts.denoiser.decode
@@ -98,7 +100,14 @@ def observer(training: Training, images: Tensor, prompts: Sequence[str]) -> list
     return rows
 
 
-def _looks(training: Training, images: Tensor, prompts: Sequence[str], fake: bool = False) -> Any:
+def artefact_removed(sample: Tensor, real: Tensor, fake: Tensor) -> tuple[float, float]:
+    """Root mean square of (real - fake), and the share of (sample - real) that a step along it would take away; all x0, (B, ...)."""
+    artefact, push = (sample - real).flatten(1), (real - fake).flatten(1)
+    removed = -(artefact * push).sum(1) / artefact.square().sum(1).clamp(min=1e-12)
+    return push.square().mean().sqrt().item(), removed.mean().item()
+
+
+def _looks(training: Training, prompts: Sequence[str], fake: bool = False) -> Any:
     """At every kept checkpoint and level: the same noise on the student's own pictures then.
 
     For `baking` the student answers on that input as a denoiser; for the observer, `student` is the picture before the noise.

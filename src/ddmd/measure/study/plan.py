@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from ...errors import InputError
 from ...files import folder_atomic, write_json
+from ...teachers.pictures import PICTURES
 from ...teachers.prompt_files import read_prompts
 
 Kind = Literal["ranking", "sidebyside"]
 KINDS: tuple[Kind, ...] = ("ranking", "sidebyside")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MODEL_NAME = re.compile(r"[\w.+ -]{1,40}")
 TOKEN_BYTES = 16
 RUBBLE = 8  # a spoiled picture of an attention check keeps every eighth pixel

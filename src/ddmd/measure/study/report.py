@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import io
@@ -18,6 +17,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...files import write_atomic, write_json
+from ...pages import html_table, inline_image, markdown_table, markdown_text, page
 from .plan import Key, Plan
 from .votes import Votes
 
@@ -271,40 +271,22 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _markdown(found: Findings, tables: dict[str, list[list[str]]]) -> str:
-    def cell(text: str) -> str:
-        return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
-
     parts = ["# Study", *_facts(found)]
-    for name, (header, *rows) in tables.items():
-        lines = [header, ["---"] * len(header), *rows]
-        parts += [f"## {TITLES[name]}", "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)]
+    for name, rows in tables.items():
+        parts += [f"## {TITLES[name]}", markdown_table(rows)]
     for model, reasons in found.reasons.items():
-        parts += [f"## Why {cell(model)}", "\n".join(f"- {cell(reason)}" for reason in reasons)]
+        parts += [f"## Why {markdown_text(model)}", "\n".join(f"- {markdown_text(reason)}" for reason in reasons)]
     return "\n\n".join(parts) + "\n"
-
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2024 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .8rem; border-bottom: 1px solid #c9ced3; text-align: right }
-td:first-child, th:first-child { text-align: left } img { max-width: 100% }
-"""
 
 
 def _page(found: Findings, tables: dict[str, list[list[str]]]) -> str:
     e = html.escape
     body = ["<h1>Study</h1>", *(f"<p>{e(fact)}</p>" for fact in _facts(found))]
-    body.append(f'<img alt="Shares of ranks and preferences" src="data:image/svg+xml;base64,{base64.b64encode(plot(found)).decode()}">')
-    for name, (header, *rows) in tables.items():
-        head = "".join(f"<th scope=col>{e(cell)}</th>" for cell in header)
-        lines = "".join("<tr>" + "".join(f"<td>{e(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        body.append(f"<h2>{e(TITLES[name])}</h2><table><tr>{head}</tr>{lines}</table>")
+    body.append(inline_image(plot(found), "Shares of ranks and preferences", "image/svg+xml"))
+    body += [f"<h2>{e(TITLES[name])}</h2>{html_table(rows)}" for name, rows in tables.items()]
     for model, reasons in found.reasons.items():
         body.append(f"<h2>Why {e(model)}</h2><ul>" + "".join(f"<li>{e(reason)}</li>" for reason in reasons) + "</ul>")
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        f'<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=content-security-policy content="{policy}">'
-        f"<title>Study</title><style>{STYLE}</style><body>{''.join(body)}\n"
-    )
+    return page("Study", body)
 
 
 def plot(found: Findings) -> bytes:

@@ -38,6 +38,10 @@ class Study:
     def __init__(self, folder: Path) -> None:
         self.folder, self.plan, self.votes = folder, Plan.load(folder), Votes(folder)
         self.items = {item.id: item for item in self.plan.items}
+        self.images = {
+            token: {name for item in hand for row in self.items[item].rows for name in row.images}
+            for token, hand in self.plan.annotators.items()
+        }
 
     def state(self, token: str) -> dict[str, Any]:
         """What an annotator has to do and has done."""
@@ -73,14 +77,7 @@ class Study:
 
     def may_see(self, token: str, name: str) -> bool:
         """Whether an image is one of this annotator's."""
-        return IMAGE.fullmatch(name) is not None and name in self._images(token)
-
-    def _images(self, token: str) -> set[str]:
-        cache: dict[str, set[str]] = self.__dict__.setdefault("_seen", {})
-        if token not in cache:
-            hand = (self.items[item] for item in self.plan.annotators[token])
-            cache[token] = {name for item in hand for row in item.rows for name in row.images}
-        return cache[token]
+        return IMAGE.fullmatch(name) is not None and name in self.images[token]
 
 
 def make_app(folder: Path) -> Starlette:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...method.distiller import Condition
+from ...method.batch import Condition
 from ...method.noise import NoisePath
 from ...method.student import Sampler
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...method.distiller import Condition
+from ...method.batch import Condition
 from .packed import PackedDenoiser, image_ids, pack, unpack
 from .words import check_words
 

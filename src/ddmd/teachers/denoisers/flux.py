@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...method.distiller import Condition
+from ...method.batch import Condition
 from .packed import PackedDenoiser, image_ids, pack, unpack
 from .words import check_words
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ...method.distiller import Condition
+from ...method.batch import Condition
 from .packed import PACK, PackedDenoiser, pack, unpack
 from .words import check_words
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...method.distiller import Condition
+from ...method.batch import Condition
 from .flow import FlowDenoiser
 from .words import check_words, encode_after_preamble
 

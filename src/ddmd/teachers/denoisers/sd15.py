@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...method.distiller import Condition
+from ...method.batch import Condition
 from .vp import UNetDenoiser
 from .words import check_words
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError
-from ...method.distiller import Condition
+from ...method.batch import Condition
 
 
 def check_words(tokenizer: Any, prompts: Sequence[str]) -> None:

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from ....errors import InputError
-from ..pixels import pixel_statistics
+from ..statistics import bootstrap_interval, kernel_distance, pixel_statistics
 from .concepts import SPLITS, STYLES, captions, load_concepts, prompts_of
 from .judge import load_judge, picture_features, recall, text_features
 
-KID_SUBSETS, KID_SIZE = 20, 500
-BOOTSTRAP = 1000
 RECALL = 5
 
 
@@ -49,25 +47,27 @@ class EmojiSuite:
         features = picture_features(images.cpu())
         asked = [self._asked.get(prompt, (None, style_of(prompt))) for prompt in prompts]
         said = torch.tensor([bool(prompt.strip()) for prompt in prompts])
-        seen = self.judge.see(features)
-        cosine = 100 * (seen * self.judge.hear(text_features(prompts))).sum(-1)[said]
+        cosine = self._cosines(features, prompts)[said]
         scores: dict[str, Any] = {"text_image": cosine.mean().item()}
         known = [i for i, (concept, _) in enumerate(asked) if concept is not None]
         if known:
             right = torch.tensor([asked[i][0] for i in known])
-            scores["recall"] = recall(seen[known], self._names, right, (RECALL,))[f"recall@{RECALL}"]
+            scores["recall"] = recall(self.judge.see(features[known]), self._names, right, (RECALL,))[f"recall@{RECALL}"]
         styled = {i: list(STYLES).index(style) for i, (_, style) in enumerate(asked) if style is not None}
         if styled:
             read = self.judge.style(features[list(styled)]).argmax(1)
             scores["style"] = (read == torch.tensor(list(styled.values()))).float().mean().item()
         scores["kid_lite0"], spread = kernel_distance(self.real, features)
         scores |= pixel_statistics(images, reach=1.0)
-        interval = _interval(cosine)
+        interval = bootstrap_interval(cosine)
         return {**scores, "n": len(prompts), "intervals": {"text_image": interval, "kid_lite0": spread}}
 
     def each(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """100 x cosine of every picture and its prompt."""
-        return 100 * (self.judge.see(picture_features(images.cpu())) * self.judge.hear(text_features(prompts))).sum(-1)
+        return self._cosines(picture_features(images.cpu()), prompts)
+
+    def _cosines(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
+        return 100 * (self.judge.see(features) * self.judge.hear(text_features(prompts))).sum(-1)
 
     def features(self, images: Tensor) -> Tensor:
         """Lite0's features, (N, 1280)."""
@@ -99,24 +99,3 @@ def style_of(prompt: str) -> str | None:
         if f"{STYLES[style]} emoji" in prompt.lower():
             return style
     return None
-
-
-def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, list[float]]:
-    """1000 x unbiased squared maximum mean discrepancy (cubic kernel, as KID), and the 95 % range over random subsets."""
-    from torchmetrics.image.kid import poly_mmd
-
-    generator = torch.Generator().manual_seed(0)
-    size = min(KID_SIZE, len(real), len(fake))
-    if size < 2:
-        raise InputError("kid_lite0", f"{len(fake)} images", "give two or more")
-    values = []
-    for _ in range(KID_SUBSETS):
-        a, b = (x[torch.randperm(len(x), generator=generator)[:size]] for x in (real, fake))
-        values.append(1000 * poly_mmd(a, b).item())
-    return sum(values) / len(values), torch.quantile(torch.tensor(values), torch.tensor([0.025, 0.975])).tolist()
-
-
-def _interval(values: Tensor) -> list[float]:
-    generator = torch.Generator().manual_seed(0)
-    pick = torch.randint(len(values), (BOOTSTRAP, len(values)), generator=generator)
-    return torch.quantile(values[pick].mean(1), torch.tensor([0.025, 0.975])).tolist()

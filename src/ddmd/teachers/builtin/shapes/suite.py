@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ....errors import InputError
-from ..pixels import pixel_statistics
+from ..statistics import Moments, pixel_statistics
 from .render import RANGE, render
 from .scenes import SPLITS, PromptSet, caption, random_scenes, random_statements
-from .score import Moments, feature_moments, reference_images, score_images, strictly_right
+from .score import feature_moments, reference_images, score_images, strictly_right
 from .verifier import load_verifier
 
 
