@@ -88,7 +88,10 @@ def _matched(rows: Rows) -> str:
     found = [{**row, "score": row["score"].removeprefix("matched_")} for row in rows if row["score"].startswith("matched_")]
     if not found:
         return ""
-    return "<h2>Scores after every image took the teacher's mean and variance</h2>" + html_table(score_table(found, {}))
+    return (
+        "<h2>Scores after every image took the mean and variance of the teacher's picture of the same prompt (100 prompts)</h2>"
+        + html_table(score_table(found, {}))
+    )
 
 
 def _likeness(rows: Rows) -> str:

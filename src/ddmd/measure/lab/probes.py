@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from ...files import write_atomic
 from ...run import checkpoint as ckpt
 from ...run.pictures import png_bytes, strips
+from ...run.results import teacher_settings
 from ...run.train import Training
 from ...teachers.prompts import encode_all
-from ...teachers.sampling import initial_noise
+from ...teachers.sampling import initial_noise, sample_images
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 PROBED = 32  # prompts behind a probe over training
 SHOWN = 6
+COMPARED = 100  # pictures set beside the teacher's, which are costly
 
 Probe = Callable[[Training, Tensor, Sequence[str]], Any]
 
@@ -35,27 +40,42 @@ def radial_spectrum(images: Tensor) -> Tensor:
 
 
 def spectrum(training: Training, images: Tensor, prompts: Sequence[str]) -> dict[str, list[float]]:
-    """The student's radial power spectrum, and the teacher's on the run's fixed prompts."""
-    teacher = next(iter(training.teacher_images.values()))
-    return {"student": radial_spectrum(images).tolist(), "teacher": radial_spectrum(teacher).tolist()}
+    """The radial power spectra of the student's and the teacher's pictures of the same prompts."""
+    teacher = teacher_pictures(training, prompts)
+    return {"student": radial_spectrum(images[: len(teacher)]).tolist(), "teacher": radial_spectrum(teacher).tolist()}
 
 
 def matched(training: Training, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
-    """The scores once every image has the mean and the variance of the teacher's images: structure judged apart from colour."""
+    """The scores once every image has the mean and the variance of the teacher's picture of the same prompt and noise.
+
+    Structure is judged apart from colour so. Averages over all pictures would not do: a background's colour is asked for.
+    """
     suite = training.parts.suite
     if suite is None:
         return {}
-    teacher = next(iter(training.teacher_images.values()))
-    scores = suite.score(match_moments(images, teacher), prompts)
+    teacher = teacher_pictures(training, prompts)
+    scores = suite.score(match_moments(images[: len(teacher)], teacher), prompts[: len(teacher)])
     return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
 def match_moments(images: Tensor, reference: Tensor) -> Tensor:
-    """Images whose every own mean and standard deviation, by colour, are the reference set's average ones."""
+    """Images (N, C, H, W) whose every mean and standard deviation, by colour, are those of the reference's image at its place."""
     mean, std = images.mean(dim=(2, 3), keepdim=True), images.std(dim=(2, 3), keepdim=True)
-    wanted_mean = reference.mean(dim=(2, 3)).mean(0)[None, :, None, None]
-    wanted_std = reference.std(dim=(2, 3)).mean(0)[None, :, None, None]
-    return (images - mean) / std.clamp(min=1e-6) * wanted_std + wanted_mean
+    return (images - mean) / std.clamp(min=1e-6) * reference.std(dim=(2, 3), keepdim=True) + reference.mean(dim=(2, 3), keepdim=True)
+
+
+def teacher_pictures(training: Training, prompts: Sequence[str]) -> Tensor:
+    """The teacher's pictures of the first prompts from the students' noise; made once for all runs that lie beside this one."""
+    recipe, parts, asked = training.recipe, training.parts, list(prompts[:COMPARED])
+    setting = teacher_settings(recipe.report.teacher_steps, 1, recipe.teacher_guidance)["teacher"]
+    identity = json.dumps([recipe.model, recipe.resolution, recipe.seed, setting.steps, setting.guidance, asked])
+    kept = training.folder.parent / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.safetensors"
+    if kept.is_file():
+        return ckpt.load_tensors(kept)["images"]
+    cond = encode_all(parts.denoiser, asked)
+    images = sample_images(parts.denoiser, parts.roles.teacher, cond, setting.grid, setting.sampler, setting.guidance, recipe.seed)
+    write_atomic(kept, save({"images": images.contiguous()}))
+    return images
 
 
 @torch.no_grad()
