@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from .commands.data import builtin, cache
-from .commands.screen import Out, Screen, Seed, Threads, check_address, needs, set_threads
+from .commands.measure import evaluate, generate, scorer
+from .commands.screen import Out, Screen, Seed, Threads, check_address, needs, print_table, set_threads
 from .commands.study import app as study
 from .errors import InputError
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(builtin, name="builtin")
 app.add_typer(cache, name="cache")
+app.add_typer(scorer, name="scorer")
 app.add_typer(study, name="study")
 
 
@@ -59,6 +61,7 @@ def distill(
     folder = out or run_folder(resolved.name, resume)
     set_threads(threads)
     from .run.finish import finish
+    from .run.results import table
     from .run.train import Interrupted, NonFiniteLoss, Training
 
     with Screen(show=_is_lead()) as screen:
@@ -78,7 +81,7 @@ def distill(
         if training.lead:
             results = finish(training, screen.count)
             screen.close()
-            _print_table(results["scores"])
+            print_table(table(results["scores"]))
             screen.say(f"student:  {folder / 'student'}\nreport:   {folder / 'report.html'}")
 
 
@@ -140,42 +143,8 @@ def export(
     print(export_run(run, to, out or run / f"export-{to}"))
 
 
-@app.command()
-def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Runs, pipeline folders or embedded teachers.")],
-    suite: Annotated[
-        str, typer.Option(help="shapes or emoji (draws, then scores); images (folders of images, against --reference).")
-    ] = "shapes",
-    out: Out = None,
-    prompts: Annotated[int, typer.Option(min=2, help="Number of report prompts.")] = 1000,
-    teacher_steps: Annotated[int, typer.Option(min=1, help="A teacher's many steps.")] = 50,
-    few_steps: Annotated[int, typer.Option(min=1, help="A teacher's few steps.")] = 4,
-    guidance: Annotated[float, typer.Option(min=1, help="A teacher's guidance scale.")] = 3.0,
-    reference: Annotated[Path | None, typer.Option(help="images: a folder of real images.")] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="images: the prompts; every one needs its numbered image.")] = None,
-    resolution: Annotated[int | None, typer.Option(min=1, help="images: the side that every image must have.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="images: leave out what is missing or damaged, and say how many.")] = False,
-    seed: Seed = 0,
-    threads: Threads = None,
-) -> None:
-    """Score models, or folders of images made elsewhere; writes results.json and table.md."""
-    set_threads(threads)
-    folder = out or Path("evaluation")
-    with Screen() as screen:
-        if suite == "images":
-            from .measure.evaluate.folders import evaluate_folders
-            from .teachers.prompt_files import read_prompts
-
-            if reference is None:
-                raise InputError("--reference", "nothing", "name a folder of real images")
-            count = len(read_prompts(prompts_file)) if prompts_file else None
-            results = evaluate_folders([Path(m) for m in models], reference, count, folder, resolution, skip_bad, screen.count)
-        else:
-            from .measure.evaluate import evaluate as score
-
-            results = score(models, suite, folder, prompts, teacher_steps, few_steps, guidance, seed, screen.count)
-    _print_table(results["scores"])
-    print(folder / "results.json")
+app.command()(evaluate)
+app.command()(generate)
 
 
 @app.command()
@@ -268,23 +237,6 @@ def _model_and_steps(text: str) -> tuple[str, int | None]:
 
 def _is_lead() -> bool:
     return os.environ.get("RANK", "0") == "0"
-
-
-def _print_table(scores: dict[str, Any]) -> None:
-    if not scores:
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    from .run.results import table
-
-    header, *rows = table(scores)
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for i, cell in enumerate(header):
-        drawn.add_column(cell, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        drawn.add_row(*row)
-    Console(width=max(140, Console().width)).print(drawn)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-Rows = Sequence[Sequence[str]]
-"""A table as text, header first."""
+Rows = Sequence[Sequence[Any]]
+"""A table, header first: cells of text, or of whatever `cell` turns into markup."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #1f2328 }
@@ -25,17 +26,17 @@ def page(title: str, body: Sequence[str], style: str = "") -> str:
     )
 
 
-def html_table(rows: Rows) -> str:
+def html_table(rows: Rows, cell: Callable[[Any], str] = html.escape) -> str:
     """A table as HTML."""
-    header, *rest = rows
-    head = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in header)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rest)
+    header, *rest = ([cell(content) for content in row] for row in rows)
+    head = "".join(f"<th scope=col>{text}</th>" for text in header)
+    lines = "".join("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in rest)
     return f"<table><tr>{head}</tr>{lines}</table>"
 
 
-def markdown_table(rows: Rows) -> str:
+def markdown_table(rows: Rows, cell: Callable[[Any], str] | None = None) -> str:
     """A table as Markdown, without a line break at its end."""
-    header, *rest = ([markdown_text(cell) for cell in row] for row in rows)
+    header, *rest = ([(cell or markdown_text)(content) for content in row] for row in rows)
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rest))
 
 

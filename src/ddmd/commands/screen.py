@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,6 +82,20 @@ class Screen:
 
     def say(self, text: str) -> None:
         self.progress.print(text) if self.console.is_terminal else self.console.print(text)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """A table of text, header first, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    header, *rest = rows
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for i, cell in enumerate(header):
+        drawn.add_column(cell, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rest:
+        drawn.add_row(*row)
+    Console(width=max(140, Console().width)).print(drawn)
 
 
 def set_threads(threads: int | None) -> None:

@@ -18,6 +18,8 @@ from .noise import NoisePath
 Sampler = Literal["sde", "ode"]
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(z, u) -> x0 prediction; z of shape (B, ...), u of shape (B,)."""
+Chance = torch.Generator | Sequence[torch.Generator]
+"""One generator for a batch, or one an image, whose noise then does not depend on the others."""
 
 
 def uniform_grid(steps: int) -> tuple[float, ...]:
@@ -35,6 +37,13 @@ def check_grid(levels: Sequence[float]) -> tuple[float, ...]:
     return grid
 
 
+def normal(shape: Sequence[int], chance: Chance | None, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Standard normal noise (B, ...), drawn image by image where there are several generators."""
+    if chance is None or isinstance(chance, torch.Generator):
+        return torch.randn(tuple(shape), generator=chance, device=device, dtype=dtype)
+    return torch.cat([torch.randn((1, *shape[1:]), generator=one, device=device, dtype=dtype) for one in chance])
+
+
 def step_down(path: NoisePath, x0: Tensor, z: Tensor, u: Tensor, u_next: Tensor, sampler: Sampler, noise: Tensor | None) -> Tensor:
     """One step of the sampler from (z, u) with clean prediction x0 to level u_next.
 
@@ -48,7 +57,7 @@ def step_down(path: NoisePath, x0: Tensor, z: Tensor, u: Tensor, u_next: Tensor,
 
 
 def walk(
-    predict: Predict, path: NoisePath, levels: Sequence[float], z: Tensor, sampler: Sampler, generator: torch.Generator | None = None
+    predict: Predict, path: NoisePath, levels: Sequence[float], z: Tensor, sampler: Sampler, generator: Chance | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Walk z from levels[0] to levels[-1]; yields (x0, z) after each step, z at the next level.
 
@@ -62,7 +71,7 @@ def walk(
         if following == 0:
             z = x0
         else:
-            noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype) if sampler == "sde" else None
+            noise = normal(z.shape, generator, z.device, z.dtype) if sampler == "sde" else None
             z = step_down(path, x0, z, u, u_next, sampler, noise)
         yield x0, z
 
@@ -75,7 +84,7 @@ def simulate(
     rung: int,
     z: Tensor,
     sampler: Sampler,
-    generator: torch.Generator | None = None,
+    generator: Chance | None = None,
 ) -> Tensor:
     """Backward simulation: the student's own input at grid[rung], from pure noise z, by `rung` calls without graph."""
     return _end(z, walk(predict, path, grid[: rung + 1], z, sampler, generator))
@@ -83,7 +92,7 @@ def simulate(
 
 @torch.no_grad()
 def sample(
-    predict: Predict, path: NoisePath, grid: Sequence[float], z: Tensor, sampler: Sampler, generator: torch.Generator | None = None
+    predict: Predict, path: NoisePath, grid: Sequence[float], z: Tensor, sampler: Sampler, generator: Chance | None = None
 ) -> Tensor:
     """The whole walk from pure noise z to the image."""
     return _end(z, walk(predict, path, (*grid, 0.0), z, sampler, generator))

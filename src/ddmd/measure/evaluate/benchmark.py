@@ -1,0 +1,149 @@
+"""A benchmark from models to tables, in steps apart: draw, score (one scorer in memory at a time), report. Each step resumes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...files import write_json
+from ...run.results import results_object
+from ...teachers.pictures import PICTURES
+from . import open_model, resolve, student_setting
+from .artists import DenoiserArtist
+from .comparators import open_comparator, parse
+from .gallery import Gallery, find_images, require_whole
+from .generate import Artist, generate, speed
+from .items import Item
+from .report import write_tables
+from .scorers import MissingScorer, open_scorer
+from .scoring import Findings, Scoring
+from .suites import Part, Suite, data_path, suite
+from .wish import Progress, Say, Wish
+
+
+def run_benchmark(name: str, wish: Wish, progress: Progress, say: Say) -> dict[str, Any]:
+    """Draw what is missing, score, and write results.json, table.md, table.tex and index.html into `wish.out`."""
+    wanted = suite(name)
+    if wanted.reference and wish.reference is None:
+        raise InputError("--reference", "nothing", "name a folder of real images")
+    items = {part.name: _items(part, wish) for part in wanted.parts}
+    galleries = draw(wanted, wish, items, progress)
+    found = Findings()
+    alone = sum(len(part.scorers) for part in wanted.parts) == 1
+    for part in wanted.parts:
+        for choice in part.scorers:
+            name = next((candidate for candidate in choice if candidate in wish.paths), choice[-1])
+            try:
+                scorer = open_scorer(name, wish.paths.get(name, {}))
+            except MissingScorer as error:
+                if alone:
+                    raise
+                found.skipped[name] = str(error)
+                say(f"not scored: {error}")
+                continue
+            try:
+                scoring = Scoring(name, scorer, part, items[part.name], wish, progress)
+                found.scorers[name] = scoring.identity
+                for gallery in galleries[part.name]:
+                    found.take(gallery.label, part.name, scoring.measure(gallery))
+            finally:
+                scorer.close()
+    for part in wanted.parts:
+        for gallery in galleries[part.name]:
+            found.take(gallery.label, part.name, ({**speed(_place(wish, gallery.label, part)), "skipped": gallery.missing}, {}, {}))
+    rows = {label: {**numbers, "intervals": found.intervals[label]} for label, numbers in found.scores.items()}
+    problems = {f"{g.label}/{p.name}": g.problems for p in wanted.parts for g in galleries[p.name] if g.problems}
+    results = results_object(
+        name, wish.seed, rows, about=wanted.about, models=list(wish.models), categories=found.categories, scorers=found.scorers,
+        not_scored=found.skipped, problems=problems,
+    )  # fmt: skip
+    write_json(wish.out / "results.json", results)
+    write_tables(wish.out, name, results, {p.name: (items[p.name], galleries[p.name]) for p in wanted.parts})
+    return results
+
+
+def draw_only(name: str, wish: Wish, progress: Progress) -> None:
+    """Draw this shard's images of a benchmark."""
+    wanted = suite(name)
+    for model, label in zip(wish.models, labels_of(wish.models)):
+        if is_gallery(model):
+            raise InputError(model, "a folder of images", "give models to draw with; `ddmd evaluate` scores images")
+        artist = open_artist(model, label, wish)
+        for part in wanted.parts:
+            _draw(artist, part, wish, _items(part, wish), label, progress)
+
+
+def _items(part: Part, wish: Wish) -> list[Item]:
+    if wish.data is None:
+        if part.name != "images":
+            raise InputError("--data", "nothing", "give the benchmark's prompts (docs/evaluation.md says where they are published)")
+        return []
+    return list(part.read(data_path(wish.data, part)))[: wish.limit]
+
+
+def draw(wanted: Suite, wish: Wish, items: Mapping[str, list[Item]], progress: Progress) -> dict[str, list[Gallery]]:
+    """Every model's images of every part: found where MODEL is a folder of them, drawn where it is a model."""
+    galleries: dict[str, list[Gallery]] = {part.name: [] for part in wanted.parts}
+    for model, label in zip(wish.models, labels_of(wish.models)):
+        ready = is_gallery(model)
+        artist = None if ready else open_artist(model, label, wish)
+        for part in wanted.parts:
+            folder = Path(model) if ready else _place(wish, label, part)
+            own = Path(model) / part.name  # of several parts
+            folder = own if ready and len(wanted.parts) > 1 and own.is_dir() else folder
+            if artist is not None:
+                _draw(artist, part, wish, items[part.name], label, progress)
+            asked = items[part.name] or _numbered(folder)
+            gallery = find_images(label, folder, asked, part.copies, wish.resolution)
+            require_whole(str(folder), gallery.problems, wish.skip_bad)
+            galleries[part.name].append(gallery)
+    return galleries
+
+
+def _draw(artist: Artist, part: Part, wish: Wish, items: Sequence[Item], label: str, progress: Progress) -> None:
+    if not items:
+        raise InputError("--data", "nothing", "a model needs prompts to draw; folders of images alone can do without")
+
+    def told(done: int, total: int) -> None:
+        progress(f"drawing {part.name}, {label}", done, total)
+
+    generate(artist, items, _place(wish, label, part), part.copies, wish.seed, wish.batch, told, wish.shard)
+
+
+def labels_of(models: Sequence[str]) -> list[str]:
+    """A short name for each model. Raises InputError where two are alike."""
+    labels = [kind[0] if (kind := parse(model)) else Path(model.rstrip("/")).name for model in models]
+    if len(set(labels)) < len(labels):
+        raise InputError("MODEL", f"models of one name, {', '.join(labels)}", "give folders of different names")
+    return labels
+
+
+def is_gallery(model: str) -> bool:
+    """Whether a model is a folder of images made elsewhere."""
+    folder = Path(model)
+    if not folder.is_dir() or (folder / "model_index.json").is_file() or (folder / "recipe.yaml").is_file():
+        return False
+    return any(path.suffix.lower() in PICTURES for path in folder.rglob("*"))
+
+
+def open_artist(model: str, label: str, wish: Wish) -> Artist:
+    """A comparator (KIND:PATH), a student by its own settings, or a teacher by `wish.setting`."""
+    if (kind := parse(model)) is not None:
+        return open_comparator(*kind, wish.base)
+    folder = resolve(model)
+    setting = student_setting(folder) or wish.setting
+    assert setting is not None, "a wish has a teacher's setting"
+    return DenoiserArtist(label, folder, open_model(folder), setting)
+
+
+def _place(wish: Wish, label: str, part: Part) -> Path:
+    return wish.out / "images" / label / part.name
+
+
+def _numbered(folder: Path) -> list[Item]:
+    """Without prompts: every numbered image is an item."""
+    numbers = {int(found[-1]) for path in folder.iterdir() if path.suffix.lower() in PICTURES and (found := re.findall(r"\d+", path.stem))}
+    return [Item(f"{number:06d}", "") for number in sorted(numbers)]

@@ -1,0 +1,131 @@
+"""Images on disk, by item: found, checked, and read in batches."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError
+from ...teachers.pictures import PICTURES
+from .items import Item
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NAMED = 5  # problems told in full
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A model's usable images, item by item, and what was wrong with the rest."""
+
+    label: str
+    images: dict[str, list[Path]]
+    problems: list[str]
+    missing: int  # items without a usable image
+
+    def pairs(self, items: Sequence[Item]) -> list[tuple[Item, Path]]:
+        """Every image with its item, in the items' order."""
+        return [(item, path) for item in items for path in self.images.get(item.id, [])]
+
+
+def image_name(item: Item, copy: int) -> str:
+    """The file name of one image."""
+    return f"{item.id}_{copy}.png"
+
+
+def find_images(label: str, folder: Path, items: Sequence[Item], copies: int = 1, resolution: int | None = None) -> Gallery:
+    """Images of items, by their names: ID_0.png ... ID_{copies - 1}.png; or ID.png, which counts for all copies (a grid).
+
+    Where the items are numbered, the last number of any other name counts: image-17.jpg belongs to item 000017. Damaged images,
+    images twice, without an item or of a wrong size, and items without an image are listed as problems. A `metadata.jsonl` in the
+    folder (file_name, row) says it instead of the names.
+    """
+    if not folder.is_dir():
+        raise InputError(str(folder), "no such folder", "give a folder of images")
+    named = _named(folder)
+    if not named:
+        raise InputError(str(folder), "no images", f"put some in it: {', '.join(PICTURES)}")
+    places = {item.id: item.id for item in items} | {f"{item.id}_{copy}": item.id for item in items for copy in range(copies)}
+    found: dict[str, dict[str, Path]] = {}
+    problems = []
+    for stem, path in named:
+        item = places.get(stem) or _by_number(stem, places)
+        own = stem if stem in places else f"{item}_0"
+        if item is None:
+            problems.append(f"{path.name}: no prompt of this name")
+        elif own in (taken := found.setdefault(item, {})):
+            problems.append(f"{path.name}: {taken[own].name} is there already")
+        elif reason := fault(path, resolution):
+            problems.append(f"{path.name}: {reason}")
+        else:
+            taken[own] = path
+    images = {item.id: list(found[item.id].values()) for item in items if found.get(item.id)}
+    lacking = [item.id for item in items if item.id not in images]
+    problems += [f"prompt {name}: no usable image" for name in lacking]
+    for name, pictures in images.items():
+        if len(pictures) < copies and name not in found[name]:
+            problems.append(f"prompt {name}: {len(pictures)} images of {copies}")
+    return Gallery(label, images, problems, len(lacking))
+
+
+def _named(folder: Path) -> list[tuple[str, Path]]:
+    """Pictures with what names their items: the file's own name, or its row in the table."""
+    table = folder / "metadata.jsonl"
+    if not table.is_file():
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+        return [(path.stem, path) for path in paths]
+    found = []
+    for line, text in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(text)
+            found.append((f"{int(row['row']):06d}", folder / Path(row["file_name"]).name))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{table}, line {line}", f"no file_name and row ({type(error).__name__})", "mend the line") from error
+    return found
+
+
+def _by_number(stem: str, places: dict[str, str]) -> str | None:
+    numbers = re.findall(r"\d+", stem)
+    return places.get(f"{int(numbers[-1]):06d}") if numbers else None
+
+
+def fault(path: Path, resolution: int | None) -> str | None:
+    """What is wrong with a picture, if anything."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return "missing" if not path.is_file() else "a damaged picture"
+    if resolution is not None and size != (resolution, resolution):
+        return f"{size[0]} x {size[1]} pixels, not {resolution}"
+    return None
+
+
+def require_whole(where: str, problems: Sequence[str], skip: bool) -> None:
+    """Raise InputError naming the first problems, unless told to skip what they name."""
+    if problems and not skip:
+        shown = "; ".join(problems[:NAMED])
+        more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise InputError(where, f"{len(problems)} problems: {shown}{more}", "mend them, or pass --skip-bad")
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """A picture in RGB."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def batches(pairs: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Runs of at most `size`."""
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]

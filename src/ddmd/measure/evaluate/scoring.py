@@ -1,0 +1,180 @@
+"""Scorers over galleries: values are kept as they come, so that scoring resumes; pictures and features stream by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import InputError
+from ...files import write_atomic
+from ...teachers.builtin.statistics import bootstrap_interval, frechet_distance, kernel_distance
+from ...teachers.pictures import PICTURES
+from . import dpg
+from .gallery import Gallery, batches, read_rgb
+from .items import Item
+from .scorers import SCORERS
+from .scorers.features import Stream, patch
+from .suites import Part, data_path, rated
+from .wish import Progress, Wish
+
+BATCH = 32  # images a scorer takes at once
+Told = Callable[[int, int], None]
+Measured = tuple[dict[str, float], dict[str, list[float]], dict[str, float]]
+"""Numbers, intervals of some of them, and means by category."""
+
+
+@dataclass
+class Findings:
+    """What was measured: numbers, intervals and category means by model; who measured; what could not be."""
+
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    categories: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    scorers: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def take(self, label: str, part: str, measured: Measured) -> None:
+        """What was measured of one model."""
+        numbers, intervals, categories = measured
+        self.scores.setdefault(label, {}).update(numbers)
+        self.intervals.setdefault(label, {}).update(intervals)
+        if categories:
+            self.categories.setdefault(part, {})[label] = categories
+
+
+class Scoring:
+    """One open scorer at work on one part of a benchmark, for one gallery after another."""
+
+    def __init__(self, name: str, scorer: Any, part: Part, items: Sequence[Item], wish: Wish, progress: Progress) -> None:
+        self.name, self.scorer, self.part, self.items, self.wish, self.progress = name, scorer, part, items, wish, progress
+        self.identity: dict[str, Any] = scorer.identity()
+        self._against: dict[str, Stream] = {}
+
+    def measure(self, gallery: Gallery) -> Measured:
+        """The gallery's numbers. Raises InputError where it holds too few images."""
+        items = self.items or [Item(name, "") for name in gallery.images]
+        pairs = gallery.pairs(items)
+        if not pairs:
+            raise InputError(gallery.label, "no usable image", "one or more are needed")
+
+        def told(done: int, total: int) -> None:
+            self.progress(f"{self.name}, {gallery.label}", done, total)
+
+        kind = SCORERS[self.name].kind
+        if kind == "features":
+            return self._distances([path for _, path in pairs], told)
+        kept = Kept(self.wish.out / "scores" / self.name / f"{gallery.label}-{self.part.name}.jsonl", self.identity)
+        if kind == "rating":
+            return rated(items, self._rate(pairs, kept, told), self.name)
+        return self._question(gallery, kept, told)
+
+    def _rate(self, pairs: Sequence[tuple[Item, Path]], kept: Kept, told: Told) -> dict[str, list[float]]:
+        """Item -> values of its images; what was rated before is not again."""
+        keys = {path: kept.key(path, item.prompt) for item, path in pairs}
+        todo = [(item, path) for item, path in pairs if keys[path] not in kept.values]
+        done = len(pairs) - len(todo)
+        for group in batches(todo, BATCH):
+            values = self.scorer.rate([_open(path) for _, path in group], [item.prompt for item, _ in group])
+            kept.add([(keys[path], value) for (_, path), value in zip(group, values, strict=True)])
+            done += len(group)
+            told(done, len(pairs))
+        found: dict[str, list[float]] = {}
+        for item, path in pairs:
+            found.setdefault(item.id, []).append(kept.values[keys[path]])
+        return found
+
+    # ---- distances -----------------------------------------------------------------------------------------------------
+
+    def _distances(self, paths: Sequence[Path], told: Told) -> Measured:
+        """Frechet distance of whole pictures and, for FID, of centre patches; kernel distance."""
+        if len(paths) < 2:
+            raise InputError(self.name, f"{len(paths)} usable images", "two or more are needed")
+        self._against = self._against or self._reference()
+        streams = self._streams(paths, told)
+        frechet, kernel = ("fid", "kid") if self.name == "inception" else (f"frechet_{self.name}", f"kid_{self.name}")
+        numbers = {f"{what}{frechet}": frechet_distance(*s.moments(), *self._against[what].moments()) for what, s in streams.items()}
+        numbers[kernel], spread = kernel_distance(self._against[""].kept, streams[""].kept)
+        counts = {"images": streams[""].count, "reference_images": self._against[""].count}
+        return {**numbers, **counts}, {kernel: spread}, {}
+
+    def _reference(self) -> dict[str, Stream]:
+        folder = self.wish.reference
+        if folder is None or not folder.is_dir():
+            raise InputError("--reference", f"no folder {folder}", "give a folder of real images")
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+        if len(paths) < 2:
+            raise InputError("--reference", f"{len(paths)} images in {folder}", "give a folder of real images, thousands if you can")
+        return self._streams(paths, lambda done, total: self.progress(f"{self.name}, reference", done, total))
+
+    def _streams(self, paths: Sequence[Path], told: Told) -> dict[str, Stream]:
+        """Statistics of features by what is looked at; one batch of pictures is in memory at a time."""
+        streams = {"": Stream(self.scorer.width)} | ({"patch_": Stream(self.scorer.width)} if self.name == "inception" else {})
+        for group in batches(paths, BATCH):
+            images = [read_rgb(path) for path in group]
+            streams[""].add(self.scorer.features(images))
+            if "patch_" in streams:
+                streams["patch_"].add(self.scorer.features([patch(image) for image in images]))
+            told(streams[""].count, len(paths))
+        return streams
+
+    # ---- questions -----------------------------------------------------------------------------------------------------
+
+    def _question(self, gallery: Gallery, kept: Kept, told: Told) -> Measured:
+        """DPG-Bench: every question of every image; a single image named by its prompt alone is a grid of squares."""
+        assert self.wish.data is not None  # a gallery without prompts is never asked
+        known = {item.id for item in self.items} & set(gallery.images)
+        graphs = [graph for graph in dpg.read_graphs(data_path(self.wish.data, self.part), self.wish.mode) if graph.id in known]
+        answers: dict[str, list[dict[int, float]]] = {}
+        for done, graph in enumerate(graphs, 1):
+            answers[graph.id] = [row for path in gallery.images[graph.id] for row in self._answers(graph, path, kept)]
+            told(done, len(graphs))
+        found = dpg.score(graphs, answers, self.wish.mode)
+        each = torch.tensor([dpg.score([graph], answers, self.wish.mode)["overall"] for graph in graphs], dtype=torch.float64)
+        numbers = {"dpg": found.pop("overall"), "dpg_prompts": found.pop("prompts")}
+        return numbers, {"dpg": bootstrap_interval(each)}, found
+
+    def _answers(self, graph: dpg.Prompt, path: Path, kept: Kept) -> list[dict[int, float]]:
+        """One row of answers for each square of a picture."""
+        questions = [question.text for question in graph.questions]
+        key = kept.key(path, json.dumps(questions))
+        if key not in kept.values:
+            image = _open(path)
+            grid = self.part.copies > 1 and path.stem == graph.id
+            crops = dpg.crops_of(image, self.wish.resolution or image.width // 2) if grid else [image]
+            kept.add([(key, [[float(said == "yes") for said in self.scorer.answer(crop, questions)] for crop in crops])])
+        numbers = [question.number for question in graph.questions]
+        return [dict(zip(numbers, row, strict=True)) for row in kept.values[key]]
+
+
+class Kept:
+    """Values that a scorer gave before, in a file of JSON lines whose first is the scorer's identity; another scorer's are dropped."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path, header = path, json.dumps(identity, sort_keys=True)
+        lines = path.read_text().splitlines() if path.is_file() else []
+        whole = [line for line in lines[1:] if line.endswith("]")] if lines[:1] == [header] else []  # a kill may tear the last one
+        self.values: dict[str, Any] = dict(json.loads(line) for line in whole)
+        write_atomic(path, "".join(f"{line}\n" for line in [header, *whole]))
+
+    def key(self, path: Path, asked: str) -> str:
+        """An image, which its size and time tell from an older one of its name, with what was asked of it."""
+        facts = path.stat()
+        return f"{path.name} {facts.st_size} {facts.st_mtime_ns} {asked}"
+
+    def add(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """Keep values."""
+        with open(self.path, "a") as file:
+            file.writelines(json.dumps(pair) + "\n" for pair in pairs)
+        self.values.update(pairs)
+
+
+def _open(path: Path) -> Any:
+    """A picture that knows its file, so that a scorer in another process can read it itself."""
+    image = read_rgb(path)
+    image.info["path"] = str(path.resolve())
+    return image
