@@ -138,5 +138,7 @@ def test_the_command_orders_sets_and_says_what_was_skipped(tmp_path):
     assert len(results["scorers"]["lite0"]["weights_sha256"]) == 64
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| bright |" in table and "bright/images: 2 problems, left out" in table
-    no_prompts = CliRunner().invoke(cli.app, ["evaluate", str(same), "--suite", "images", "--reference", str(real), "--out", str(tmp_path / "o2")])
+    no_prompts = CliRunner().invoke(
+        cli.app, ["evaluate", str(same), "--suite", "images", "--reference", str(real), "--out", str(tmp_path / "o2")]
+    )
     assert no_prompts.exit_code == 0 and "same" in no_prompts.output

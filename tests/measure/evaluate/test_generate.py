@@ -105,7 +105,19 @@ def test_noise_belongs_to_the_image_not_to_the_batch(sampler):
 @pytest.mark.slow
 def test_a_killed_drawing_goes_on_without_losing_or_repeating(tmp_path):
     (tmp_path / "p.txt").write_text("".join(f"a red circle on a {c} background\n" for c in ("gray", "white", "black") for _ in range(8)))
-    command = [sys.executable, "-m", "ddmd.cli", "generate", "shapes", "--data", str(tmp_path / "p.txt"), "--teacher-steps", "4", "--batch", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "ddmd.cli",
+        "generate",
+        "shapes",
+        "--data",
+        str(tmp_path / "p.txt"),
+        "--teacher-steps",
+        "4",
+        "--batch",
+        "1",
+    ]
     command += ["--out", str(tmp_path / "out")]
     place = tmp_path / "out" / "images" / "shapes" / "clip"
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

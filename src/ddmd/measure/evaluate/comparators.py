@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ...errors import InputError
 from .artists import PipelineArtist
-from .scorers import sha256_of
+from .weights import read_states, sha256_of
 
 Weights = Literal["pipeline", "unet", "lora"]
 
@@ -110,21 +110,7 @@ def _names(path: Path) -> list[str]:
                 return list(file.keys())
         except (SafetensorError, OSError) as error:
             raise InputError(str(path), "a damaged file", "get it again") from error
-    return list(_states(path))
-
-
-def _states(path: Path) -> dict[str, Any]:
-    import pickle
-
-    import torch
-    from safetensors.torch import load_file
-
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(str(path), "a file that holds more than tensors, or is damaged", "convert it to safetensors") from error
+    return list(read_states(path))
 
 
 def _pipeline(folder: Path | None) -> Any:
@@ -145,7 +131,7 @@ def _unet(weights: Path, base: Any) -> Any:
 
     if weights.is_dir():
         return UNet2DConditionModel.from_pretrained(weights, local_files_only=True)
-    states, config = _states(weights), dict(base.config)
+    states, config = read_states(weights), dict(base.config)
     if (table := states.get("time_embedding.cond_proj.weight")) is not None:
         config["time_cond_proj_dim"] = table.shape[1]  # LCM: guidance is embedded
     network = UNet2DConditionModel.from_config(config)

@@ -149,17 +149,3 @@ def open_scorer(name: str, paths: Mapping[str, Path]) -> Any:
         if not paths[file].exists():
             raise MissingScorer(option, f"no {paths[file]}", f"get {where}, and give its path")
     return found.open(paths)
-
-
-def sha256_of(path: Path) -> str:
-    """Identity of a file, or of all weights in a folder."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".bin", ".pt", ".pth"))
-    for file in files:
-        digest.update(file.name.encode())
-        with open(file, "rb") as handle:
-            while part := handle.read(1 << 22):
-                digest.update(part)
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ....errors import InputError
-from . import sha256_of
+from ..weights import read_states, sha256_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -110,13 +110,11 @@ def hps_rater(weights: Path, tokenizer: Path, shape: dict[str, Any] = VIT_H) -> 
     """HPS v2.1 from its published checkpoint, which has the names of open_clip's ViT-H/14."""
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+    saved = read_states(weights)
     try:
-        saved = torch.load(weights, map_location="cpu", weights_only=True)
         words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise InputError(
-            str(weights), f"not the checkpoint ({type(error).__name__})", "give HPS_v2.1_compressed.pt and a CLIP tokenizer"
-        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(str(tokenizer), f"no tokenizer ({type(error).__name__})", "give a CLIP tokenizer's folder") from error
     states = saved.get("state_dict", saved)
     text = {
         **shape["text"],

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ....errors import InputError
 from ....teachers.builtin.statistics import Moments
-from . import MissingScorer, sha256_of
+from ..weights import sha256_of
+from . import MissingScorer
 
 if TYPE_CHECKING:
     from PIL import Image

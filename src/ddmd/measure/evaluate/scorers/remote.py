@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ....errors import InputError
 from ....files import write_json
 from ....teachers.builtin import cache_folder
-from . import SCORERS, MissingScorer, sha256_of
+from ..weights import sha256_of
+from . import SCORERS, MissingScorer
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ....errors import InputError
-from . import sha256_of
+from ..weights import sha256_of
 
 if TYPE_CHECKING:
     from PIL import Image
