@@ -180,7 +180,7 @@ def test_the_command_scores_two_folders_with_a_real_clip(data, clip_folder, tmp_
 
 
 def test_memory_does_not_grow_with_the_number_of_images(bright, tmp_path, monkeypatch):
-    """Pictures alive at once, at most a batch."""
+    """Pictures alive at once: the batch at hand, the next one, and one that is being made."""
     alive, most = set(), 0
     opened = scoring.read_rgb
 
@@ -198,4 +198,4 @@ def test_memory_does_not_grow_with_the_number_of_images(bright, tmp_path, monkey
     monkeypatch.setattr(scoring, "BATCH", 5)
     mine, real = paint(tmp_path / "mine", 40, side=8), paint(tmp_path / "real", 40, 1, side=8)
     results = run_benchmark("images", Wish((str(mine),), None, tmp_path / "out", {}, reference=real), quiet, print)
-    assert results["scores"]["mine"]["images"] == 40 and most <= 2 * 5
+    assert results["scores"]["mine"]["images"] == 40 and 5 < most <= 3 * 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,3 +129,20 @@ def batches(pairs: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """Runs of at most `size`."""
     for start in range(0, len(pairs), size):
         yield pairs[start : start + size]
+
+
+def read_ahead(groups: Iterable[Sequence[Any]], read: Callable[[Any], Any]) -> Iterator[tuple[Sequence[Any], list[Any]]]:
+    """Each group with what `read` makes of its members; the next one is read while the caller works on this one."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def load(group: Sequence[Any]) -> tuple[Sequence[Any], list[Any]]:
+        return group, [read(member) for member in group]
+
+    with ThreadPoolExecutor(1) as reader:
+        coming = None
+        for group in groups:
+            ready, coming = coming, reader.submit(load, group)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()

@@ -15,7 +15,7 @@ from ...files import write_atomic
 from ...teachers.builtin.statistics import bootstrap_interval, frechet_distance, kernel_distance
 from ...teachers.pictures import PICTURES
 from . import dpg
-from .gallery import Gallery, batches, read_rgb
+from .gallery import Gallery, batches, read_ahead, read_rgb
 from .items import Item
 from .scorers import SCORERS
 from .scorers.features import Stream, patch
@@ -78,8 +78,8 @@ class Scoring:
         keys = {path: kept.key(path, item.prompt) for item, path in pairs}
         todo = [(item, path) for item, path in pairs if keys[path] not in kept.values]
         done = len(pairs) - len(todo)
-        for group in batches(todo, BATCH):
-            values = self.scorer.rate([_open(path) for _, path in group], [item.prompt for item, _ in group])
+        for group, images in read_ahead(batches(todo, BATCH), lambda pair: _open(pair[1])):
+            values = self.scorer.rate(images, [item.prompt for item, _ in group])
             kept.add([(keys[path], value) for (_, path), value in zip(group, values, strict=True)])
             done += len(group)
             told(done, len(pairs))
@@ -112,10 +112,9 @@ class Scoring:
         return self._streams(paths, lambda done, total: self.progress(f"{self.name}, reference", done, total))
 
     def _streams(self, paths: Sequence[Path], told: Told) -> dict[str, Stream]:
-        """Statistics of features by what is looked at; one batch of pictures is in memory at a time."""
+        """Statistics of features by what is looked at; two batches of pictures are in memory at a time."""
         streams = {"": Stream(self.scorer.width)} | ({"patch_": Stream(self.scorer.width)} if self.name == "inception" else {})
-        for group in batches(paths, BATCH):
-            images = [read_rgb(path) for path in group]
+        for _, images in read_ahead(batches(paths, BATCH), lambda path: read_rgb(path)):
             streams[""].add(self.scorer.features(images))
             if "patch_" in streams:
                 streams["patch_"].add(self.scorer.features([patch(image) for image in images]))
