@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..devices import best_device
 from ..errors import InputError
-from .screen import Out, Screen, Seed, Threads, best_device, set_threads
+from .screen import Out, Screen, Seed, Threads, set_threads
 
 builtin = typer.Typer(no_args_is_help=True, help="Fetch, train and pack what the embedded teachers are made of.")
 cache = typer.Typer(no_args_is_help=True, help="Real images for GAN terms, as latents on disk (train.reals).")

@@ -108,13 +108,6 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def best_device() -> Any:
-    """The device that a run would take."""
-    from accelerate import Accelerator
-
-    return Accelerator().device
-
-
 def check_address(host: str, port: int) -> None:
     """Raise InputError where nothing can listen at an address."""
     import socket

@@ -14,6 +14,7 @@ from ..method.student import uniform_grid, walk
 from ..run.pictures import strips, to_pil
 from ..run.results import Setting
 from ..teachers.denoisers import Denoiser
+from ..teachers.prompts import to_device
 from ..teachers.sampling import bare, guided, initial_noise
 from .evaluate import open_model, resolve, student_setting
 
@@ -71,9 +72,9 @@ class Pair:
 @torch.no_grad()
 def draw_way(label: str, denoiser: Denoiser, setting: Setting, prompt: str, seed: int) -> Drawn:
     """One image and the x0 predictions on the way; the time is that of the steps and of decoding the last."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(denoiser.device).manual_seed(seed)
     z = initial_noise(denoiser, 1, generator)
-    predict = guided(denoiser, bare(denoiser), denoiser.encode([prompt]), setting.guidance)
+    predict = guided(denoiser, bare(denoiser), to_device(denoiser.encode([prompt]), denoiser.device), setting.guidance)
     began = time.perf_counter()
     found = [x0 for x0, _ in walk(predict, denoiser.path, (*setting.grid, 0.0), z, setting.sampler, generator)]
     image = denoiser.decode(found[-1])[0]

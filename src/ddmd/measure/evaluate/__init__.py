@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...devices import best_device
 from ...errors import InputError
 from ...files import write_atomic, write_json
 from ...pages import markdown_table
@@ -25,9 +26,13 @@ def resolve(model: str) -> Path:
 
 
 def open_model(folder: Path) -> Denoiser:
-    """The denoiser of a pipeline's folder, at the size that a student was trained at."""
+    """The denoiser of a pipeline's folder, on the best device, at the size that a student was trained at."""
     own = student_setting(folder)
-    return load_denoiser(folder, own.resolution if own else None)
+    denoiser = load_denoiser(folder, own.resolution if own else None)
+    device = best_device()
+    denoiser.move(device)
+    denoiser.network.to(device)
+    return denoiser
 
 
 def student_setting(folder: Path) -> Setting | None:

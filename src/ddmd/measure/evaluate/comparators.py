@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ...devices import best_device
 from ...errors import InputError
 from .artists import PipelineArtist
 from .weights import read_states, sha256_of
@@ -75,10 +76,9 @@ def open_comparator(kind: str, weights: Path, base: Path | None) -> PipelineArti
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{kind}:{weights}", f"weights that do not fit ({reason})", "give files made for this base") from error
     import diffusers
-    import torch
 
     pipeline.scheduler = getattr(diffusers, found.scheduler).from_config(pipeline.scheduler.config, **found.options)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.to(best_device())
     own = pipeline.default_sample_size * pipeline.vae_scale_factor
     pixels = min(found.pixels, own)
     call: dict[str, Any] = {"guidance_scale": found.guidance, "height": pixels, "width": pixels}

@@ -133,16 +133,16 @@ def batches(pairs: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def read_ahead(groups: Iterable[Sequence[Any]], read: Callable[[Any], Any]) -> Iterator[tuple[Sequence[Any], list[Any]]]:
     """Each group with what `read` makes of its members; the next one is read while the caller works on this one."""
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
-    def load(group: Sequence[Any]) -> tuple[Sequence[Any], list[Any]]:
-        return group, [read(member) for member in group]
+    def ended(group: Sequence[Any], futures: list[Future[Any]]) -> tuple[Sequence[Any], list[Any]]:
+        return group, [future.result() for future in futures]
 
-    with ThreadPoolExecutor(1) as reader:
-        coming = None
+    with ThreadPoolExecutor() as readers:
+        coming: tuple[Sequence[Any], list[Future[Any]]] | None = None
         for group in groups:
-            ready, coming = coming, reader.submit(load, group)
+            ready, coming = coming, (group, [readers.submit(read, member) for member in group])
             if ready is not None:
-                yield ready.result()
+                yield ended(*ready)
         if coming is not None:
-            yield coming.result()
+            yield ended(*coming)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ....devices import best_device
 from ....errors import InputError
 from ..weights import read_states, sha256_of
 
@@ -40,7 +41,7 @@ class ClipRater:
                 str(folder), f"no CLIP model ({' '.join(str(error).split())[:100]})", "give a folder in transformers' format"
             ) from error
         self.prefix, self.side, self._source = prefix, side, folder
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best_device()
         self.model.to(self.device)
 
     @torch.no_grad()
@@ -82,7 +83,7 @@ class HpsRater(ClipRater):
 
     def __init__(self, model: Any, tokenizer: Any, weights: Path) -> None:
         self.model, self.tokenizer, self.prefix, self._source = model.eval(), tokenizer, "", weights
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best_device()
         self.model.to(self.device)
 
     def prepare(self, image: Image.Image) -> Tensor:

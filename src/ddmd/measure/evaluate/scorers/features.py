@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....devices import best_device
 from ....errors import InputError
 from ....teachers.builtin.statistics import Moments
 from ..weights import sha256_of
@@ -75,7 +76,7 @@ class Inception:
             raise InputError(
                 str(weights), f"not FID's Inception ({type(error).__name__})", "give pt_inception-2015-12-05-6726825d.pth"
             ) from error
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best_device()
         self.network, self.side, self._weights = network.eval().to(self.device), side, weights
 
     @torch.no_grad()

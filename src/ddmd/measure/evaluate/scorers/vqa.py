@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ....devices import best_device
 from ....errors import InputError
 from ..weights import sha256_of
 
@@ -33,7 +34,7 @@ class VisualAnswerer:
             reason = " ".join(str(error).split())[:100]
             raise InputError(str(folder), f"no model that sees ({reason})", "give a model's folder in transformers' format") from error
         self.kind, self._folder = kind, folder
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best_device()
         self.model.to(self.device)
 
     @torch.no_grad()
