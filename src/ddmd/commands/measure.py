@@ -17,7 +17,7 @@ Models = Annotated[
     list[str], typer.Argument(help="Runs, pipeline folders, embedded teachers, KIND:PATH (a published student), or folders of images.")
 ]
 SuiteName = Annotated[
-    str, typer.Option("--suite", help="shapes, emoji, dpg, hps21, hps3, imagereward, clip, fid, images, coco10k or table1.")
+    str, typer.Option("--suite", help="shapes, emoji, dpg, hps21, hps3, imagereward, clip, fid, images, offline, coco10k or table1.")
 ]
 Data = Annotated[Path | None, typer.Option(help="The benchmark's prompts: a file or folder, as published.")]
 Base = Annotated[Path | None, typer.Option(help="The SDXL pipeline that a published student's U-Net or LoRA belongs to.")]

@@ -179,6 +179,44 @@ def test_a_question_is_answered_by_the_model(tmp_path):
     assert judge.identity()["kind"] == "blip"
 
 
+@pytest.mark.slow
+def test_the_emoji_judge_rates_as_its_suite_does():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    from ddmd.teachers.builtin import load_suite
+
+    prompts = ["a noto emoji of a red apple", "a fluent emoji of a cat"]
+    images = [picture(0, (64, 64)), picture(1, (64, 64))]
+    pixels = torch.stack([torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1 for image in images])
+    found = open_scorer("judge", {}).rate(images, prompts)
+    assert found == pytest.approx(load_suite("emoji").each(pixels, prompts).tolist(), abs=1e-3)
+
+
+def test_a_chat_model_is_asked_for_yes_or_no():
+    """The call that chat models get: their template with picture and question, and the answer without the prompt's tokens."""
+    seen = {}
+
+    class Inputs(dict):
+        def to(self, device):
+            return self
+
+    class Processor:
+        def apply_chat_template(self, turns, **options):
+            seen.update(turns=turns, options=options)
+            return Inputs(input_ids=torch.tensor([[1, 2, 3]]))
+
+        def decode(self, tokens, skip_special_tokens):
+            return "Yes." if tokens.tolist() == [9] else "prompt"
+
+    judge = object.__new__(VisualAnswerer)
+    judge.kind, judge.processor, judge.device = "qwen2_vl", Processor(), torch.device("cpu")
+    judge.model = type("Model", (), {"generate": lambda self, input_ids, **options: torch.tensor([[1, 2, 3, 9]])})()
+    image = picture()
+    assert judge.answer(image, ["Is there a cat?"]) == ["yes"]
+    (turn,) = seen["turns"]
+    assert turn["content"] == [{"type": "image", "image": image}, {"type": "text", "text": "Is there a cat? Answer with yes or no."}]
+    assert seen["options"]["add_generation_prompt"] and seen["options"]["tokenize"]
+
+
 def test_answers_are_read_by_their_first_word():
     assert [first_word(text) for text in ("Yes, there is.", " no", "yes!", "", "Maybe yes")] == ["yes", "no", "yes", "", "maybe"]
 

@@ -27,7 +27,7 @@ class Column:
 
 COLUMNS: dict[str, Column] = {
     "dpg": Column("DPG"), "hps21": Column("HPS v2.1"), "hps3": Column("HPS v3"), "imagereward": Column("ImageReward x 100"),
-    "clip": Column("CLIP score"), "fid": Column("FID", -1), "patch_fid": Column("patch FID", -1), "kid": Column("KID x 1000", -1),
+    "clip": Column("CLIP score"), "judge": Column("text-image (emoji judge)"), "fid": Column("FID", -1), "patch_fid": Column("patch FID", -1), "kid": Column("KID x 1000", -1),
     "frechet_lite0": Column("Frechet-lite0", -1, 1), "kid_lite0": Column("KID-lite0 x 1000", -1, 1),
     "seconds_per_image": Column("seconds an image", -1, 3), "evaluations": Column("network rows an image", -1, 0),
     "images": Column("images", 0, 0), "reference_images": Column("real images", 0, 0), "dpg_prompts": Column("DPG prompts", 0, 0),

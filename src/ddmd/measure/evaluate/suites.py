@@ -55,6 +55,10 @@ SUITES: dict[str, Suite] = {
     "clip": Suite("CLIP score on any prompts", (Part("clip", "", plain_items, _only("clip")),)),
     "fid": Suite("Frechet distances (whole images and centre patches) and KID against real images", (Part("fid", "", plain_items, _only("inception")),), reference=True),
     "images": Suite("Frechet and kernel distance on EfficientNet-Lite0 features: no hub needed", (Part("images", "", plain_items, _only("lite0")),), reference=True),
+    "offline": Suite(
+        "All that weights in packages can say: distances on EfficientNet-Lite0 features, and a text-image score by the emoji judge",
+        (Part("offline", "", plain_items, (("lite0",), ("judge",))),), reference=True,
+    ),
     "coco10k": Suite(
         "Table 2: FID, CLIP score, ImageReward, HPS v2.1 and HPS v3 on 10,000 COCO captions",
         (Part("coco10k", "", plain_items, (("inception",), ("clip",), ("imagereward",), ("hps21",), ("hps3",))),), reference=True,

@@ -90,6 +90,12 @@ def _lite0(paths: Paths) -> FeatureNetwork:
     return Lite0()
 
 
+def _judge(paths: Paths) -> Rater:
+    from .features import JudgeRater
+
+    return JudgeRater()
+
+
 def _remote(name: str) -> Callable[[Paths], Any]:
     def start(paths: Paths) -> Any:
         from .remote import RemoteScorer
@@ -114,6 +120,7 @@ SCORERS: dict[str, Spec] = {
         _remote("mplug"), remote=True),
     "inception": Spec("features", "FID", {"": "pt_inception-2015-12-05-6726825d.pth of github.com/toshas/torch-fidelity/releases"}, _inception),
     "lite0": Spec("features", "Lite0", {}, _lite0),
+    "judge": Spec("rating", "text-image by the emoji judge", {}, _judge),
 }  # fmt: skip
 
 

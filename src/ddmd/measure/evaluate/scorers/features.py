@@ -57,6 +57,31 @@ class Lite0:
         """Nothing is held but memory."""
 
 
+class JudgeRater:
+    """100 x cosine by the judge of the embedded `emoji` world, on Lite0's and MiniLM's features: no CLIP score, and at home on emoji."""
+
+    def __init__(self) -> None:
+        from ....teachers.builtin import WEIGHTS
+        from ....teachers.builtin.emoji.judge import load_judge
+
+        self._folder = WEIGHTS / "emoji" / "judge"
+        self.judge, _ = load_judge(self._folder)
+        self._pictures = Lite0()
+
+    def rate(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """See `Rater`."""
+        from ....teachers.builtin.emoji.judge import text_features
+
+        return (100 * (self.judge.see(self._pictures.features(images)) * self.judge.hear(text_features(prompts))).sum(-1)).tolist()
+
+    def identity(self) -> dict[str, Any]:
+        """See `Rater`."""
+        return {"name": "judge", "network": "the emoji judge over EfficientNet-Lite0 and MiniLM", "weights_sha256": sha256_of(self._folder)}
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
+
+
 class Inception:
     """The Inception of FID: centre square by Lanczos to 512 (DMD2's protocol), by cubic interpolation to 299, rounded to 8 bits.
 
