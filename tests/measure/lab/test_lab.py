@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 
 from ddmd import cli
 from ddmd.errors import InputError
-from ddmd.measure.lab.analysis import differences, paired_interval, score_table, summary
+from ddmd.measure.lab.analysis import differences, effect_table, effects, paired_interval, score_table, summary
 from ddmd.measure.lab.cases import Case, make_cases
 from ddmd.measure.lab.experiments import EXPERIMENTS, experiment
 from ddmd.measure.lab.probes import artefact_removed, guidance_taken, likeness_table, match_moments, radial_spectrum
@@ -138,6 +138,15 @@ def test_differences_are_the_case_less_the_reference(tmp_path):
     (row,) = differences(cases, "base")
     assert row["case"] == "better" and row["seeds"] == 2 and row["difference"] == pytest.approx((2 / 4 + 1 / 4) / 2)
     assert 0 <= row["low"] < row["difference"] < row["high"]
+
+
+def test_effects_are_paired_by_seed_with_students_interval():
+    values = {"a": (0.9, 0.8, 0.7), "base": (0.5, 0.5, 0.5), "once": (0.1,)}
+    rows = [{"case": c, "seed": s, "score": "overall", "value": v} for c, vs in values.items() for s, v in enumerate(vs)]
+    (row,) = effects(rows, "base")  # one seed has no spread
+    assert row["case"] == "a" and row["seeds"] == 3 and row["difference"] == pytest.approx(0.3)
+    assert row["high"] - row["difference"] == pytest.approx(4.3027 * 0.1 / math.sqrt(3), rel=1e-4)
+    assert effect_table([row]) == [["", "overall"], ["a", "+0.300 (+0.052 to +0.548)"]]
 
 
 def test_paired_intervals_hold_seeds_and_prompts():

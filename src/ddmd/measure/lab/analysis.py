@@ -95,6 +95,41 @@ def paired_interval(paired: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def effects(rows: Rows, reference: str | None) -> Rows:
+    """Every score of every case less the reference's on the same seed: means with 95 % intervals of Student's t over seeds."""
+    from scipy import stats
+
+    values = {(row["case"], row["score"], row["seed"]): row["value"] for row in rows}
+    found = []
+    for case, score in dict.fromkeys((row["case"], row["score"]) for row in rows):
+        pairs = [(values[case, score, seed], values[reference, score, seed]) for c, s, seed in values
+                 if (c, s) == (case, score) and (reference, score, seed) in values]  # fmt: skip
+        if case == reference or len(pairs) < 2:
+            continue
+        apart = np.array([a - b for a, b in pairs])
+        mean, reach = apart.mean(), stats.t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / np.sqrt(len(apart))
+        found.append({
+            "case": case, "reference": reference, "score": score, "difference": float(mean), "low": float(mean - reach),
+            "high": float(mean + reach), "seeds": len(apart),
+        })  # fmt: skip
+    return found
+
+
+def effect_table(rows: Rows) -> list[list[str]]:
+    """Header and rows of text: a case a row, differences with their intervals."""
+    names = [name for name in SHOWN_SCORES if any(row["score"] == name for row in rows)]
+    table = [["", *(name.replace("_", " ") for name in names)]]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        own = {row["score"]: row for row in rows if row["case"] == case}
+        cells = [f"{_signed(r['difference'])} ({_signed(r['low'])} to {_signed(r['high'])})" if (r := own.get(n)) else "" for n in names]
+        table.append([case, *cells])
+    return table
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}" if abs(value) < 10 else f"{value:+.1f}"
+
+
 def likeness_rows(cases: Sequence[Case], experiment: Experiment) -> Rows:
     """How alike the cases' pictures of the same prompts and seeds are, by number of steps apart; 0 is chance, 1 the same."""
     if not experiment.likeness:

@@ -21,6 +21,8 @@ from .analysis import (
     as_csv,
     curve_rows,
     differences,
+    effect_table,
+    effects,
     likeness_rows,
     pictures_of,
     probe_rows,
@@ -42,7 +44,8 @@ def write_page(name: str, experiment: Experiment, cases: Sequence[Case], folder:
     """Write scores.csv, curves.csv, differences.csv, figures and index.html from finished cases; returns the page."""
     scores, curves = score_rows(cases), curve_rows(cases)
     apart = differences(cases, experiment.reference)
-    tables = {"scores": scores, "curves": curves, "differences": apart, "likeness": likeness_rows(cases, experiment)}
+    over_seeds = effects(scores, experiment.reference)
+    tables = {"scores": scores, "curves": curves, "differences": apart, "effects": over_seeds, "likeness": likeness_rows(cases, experiment)}
     tables |= {probe: probe_rows(cases, probe) for probe in ("baking", "observer") if probe in experiment.probes}
     for key, rows in tables.items():
         if rows:
@@ -64,7 +67,7 @@ def write_page(name: str, experiment: Experiment, cases: Sequence[Case], folder:
         f"<p><code>{html.escape(command)}</code><br>{html.escape(facts['machine'])}; {len(facts['seeds'])} seeds; "
         f"{facts['seconds'] / 60:.1f} minutes of runs.</p>",
         "<h2>Scores on report prompts</h2>", html_table(score_table(scores, teacher)), f"<p>{html.escape(about)}</p>",
-        _differences(apart), _matched(scores), _likeness(tables["likeness"]), _alarms(cases),
+        _differences(apart), _effects(over_seeds), _matched(scores), _likeness(tables["likeness"]), _alarms(cases),
         *(f"<h2>{html.escape(title)}</h2>{inline_image(figures[key], title)}" for key, title in FIGURES.items() if key in figures),
     ]  # fmt: skip
     return write_atomic(folder / "index.html", page(name, body))
@@ -82,6 +85,13 @@ def _differences(rows: Rows) -> str:
     lines += [[r["case"], f"{r['difference']:+.3f}", f"{r['low']:+.3f} to {r['high']:+.3f}", str(r["seeds"])] for r in rows]
     note = "Paired over prompts and seeds; the interval draws both anew. With one seed it says nothing of the spread over seeds."
     return f"<h2>Against {html.escape(rows[0]['reference'])}</h2>{html_table(lines)}<p>{note}</p>"
+
+
+def _effects(rows: Rows) -> str:
+    if not rows:
+        return ""
+    note = f"Mean difference over {max(row['seeds'] for row in rows)} seeds, each case against the reference of its own seed, with 95 % intervals of Student's t."
+    return f"<h2>All scores against {html.escape(rows[0]['reference'])}</h2>{html_table(effect_table(rows))}<p>{note}</p>"
 
 
 def _matched(rows: Rows) -> str:
