@@ -4,6 +4,14 @@ import torch
 torch.set_num_threads(2)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What ddmd keeps for its user is not the tests' business."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDMD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
     """A narrow twin of the shapes teacher with random weights, as a pipeline folder."""

@@ -117,6 +117,23 @@ def test_a_killed_cache_goes_on_where_it_was(model, tmp_path, monkeypatch):
     assert torch.equal(LatentCache(tmp_path / "out", model).rows(rows), LatentCache(whole, model).rows(rows))
 
 
+def test_teacher_samples_are_drawn_once(model, monkeypatch, tmp_path):
+    monkeypatch.setenv("DDMD_CACHE", str(tmp_path))
+    prompts, drawn, draw = ["a red circle", "a blue star"], [], reals.teacher_latents
+    monkeypatch.setattr(reals, "teacher_latents", lambda *a, **k: drawn.append(a[1]) or draw(*a, **k))
+    first = reals.kept_teacher_latents(model, prompts, 2, 3.0)
+    assert torch.equal(first, draw(model, prompts, 2, 3.0, seed=0)) and torch.equal(
+        reals.kept_teacher_latents(model, prompts, 2, 3.0), first
+    )
+    assert drawn == [prompts]
+    reals.kept_teacher_latents(model, prompts, 3, 3.0)
+    (kept, other) = sorted(tmp_path.rglob("*.safetensors"))
+    for path in (kept, other):
+        path.write_bytes(b"torn")
+    assert torch.equal(reals.kept_teacher_latents(model, prompts, 2, 3.0), first)
+    assert len(drawn) == 3
+
+
 def test_another_models_or_a_damaged_cache_is_refused(model, folder, tmp_path):
     pictures = find_pictures(folder)
     out = cache_pictures(model, pictures, tmp_path / "out", quiet)

@@ -22,7 +22,7 @@ from ..teachers.eight_bit import eight_bit_adamw
 from ..teachers.guidance_check import check_guidance
 from ..teachers.prompt_files import read_prompts
 from ..teachers.prompts import HeldLatents, Latents, PromptTable, RealTable, encoded_prompts
-from ..teachers.reals import LatentCache, teacher_latents
+from ..teachers.reals import LatentCache, kept_teacher_latents
 from ..teachers.roles import CopyRoles, LoraRoles, Roles, in_bfloat16
 from .checkpoint import Tensors, pack_optimizer, unpack_optimizer
 from .recipe import Recipe
@@ -206,4 +206,4 @@ def _mean_variance(recipe: Recipe, denoiser: Denoiser, suite: Suite | None, text
 
 
 def _teacher_samples(recipe: Recipe, denoiser: Denoiser, prompts: list[str]) -> Tensor:
-    return teacher_latents(denoiser, prompts, recipe.report.teacher_steps, recipe.teacher_guidance, recipe.seed)
+    return kept_teacher_latents(denoiser, prompts, recipe.report.teacher_steps, recipe.teacher_guidance)

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import write_atomic, write_json
 from ..method.student import uniform_grid
+from .builtin import cache_folder
 from .cache import OPEN, Report, checksum, fingerprint, is_whole
 from .denoisers.base import Denoiser
 from .pictures import Picture, read_picture
@@ -84,6 +85,19 @@ def cache_samples(denoiser: Denoiser, prompts: Sequence[str], folder: Path, step
 def teacher_latents(denoiser: Denoiser, prompts: Sequence[str], steps: int, alpha: float, seed: int) -> Tensor:
     """The teacher's own latents (N, ...) of prompts, by many steps of its deterministic sampler."""
     return sample_latents(denoiser, bare(denoiser), encode_all(denoiser, prompts), uniform_grid(steps), "ode", alpha, seed)
+
+
+def kept_teacher_latents(denoiser: Denoiser, prompts: Sequence[str], steps: int, alpha: float) -> Tensor:
+    """`teacher_latents` from noise that is always the same, as real data are; kept on disk, since they are costly, and taken from there
+    by every later run (and resumed one) of the same weights, prompts and settings."""
+    identity = json.dumps([fingerprint(denoiser, ("",)), denoiser.shape, list(prompts), steps, alpha])
+    path = cache_folder() / "teacher-samples" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
+    if is_whole(path):
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("latents")
+    tensors = {"latents": teacher_latents(denoiser, prompts, steps, alpha, seed=0).contiguous()}
+    write_atomic(path, save(tensors, {"crc32": checksum(tensors)}))
+    return tensors["latents"]
 
 
 def _fill(
