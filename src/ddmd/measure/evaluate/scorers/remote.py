@@ -47,13 +47,10 @@ def setup(name: str, say: Callable[[str], None], requirements: Sequence[str] | N
     say(f"{name}: making {folder}")
     venv.create(folder, with_pip=True, clear=True)
     if wanted:
-        made = subprocess.run(
-            [str(_python(folder)), "-m", "pip", "install", "--disable-pip-version-check", *wanted], text=True, capture_output=True
-        )
-        if made.returncode:
-            last = next((line for line in reversed(made.stderr.splitlines()) if line.strip()), "pip failed")
+        pip = [str(_python(folder)), "-m", "pip", "install", "--disable-pip-version-check", *wanted]
+        if code := subprocess.run(pip, stdout=sys.stderr).returncode:  # its own progress is shown
             raise InputError(
-                f"scorer {name}", last[:200], f"make {folder} by hand with {' '.join(wanted)}, or mend the network and try again"
+                f"scorer {name}", f"pip's exit code {code}", f"mend what it says above, or fill {folder} by hand with {' '.join(wanted)}"
             )
     write_json(marker, {"requirements": wanted})
     return folder
