@@ -49,9 +49,10 @@ def strips(rows: dict[str, Tensor]) -> Image.Image:
     from PIL import Image, ImageDraw, ImageFont
 
     first = next(iter(rows.values()))
-    cell, margin = max(CELL, first.shape[-1]), 110
+    cell, font = max(CELL, first.shape[-1]), ImageFont.load_default(12)
+    margin = int(max(110, *(font.getlength(line) + 2 * GAP for name in rows for line in name.splitlines())))
     canvas = Image.new("RGB", (margin + len(first) * (cell + GAP), len(rows) * (cell + GAP) + GAP), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    draw = ImageDraw.Draw(canvas)
     for i, (name, images) in enumerate(rows.items()):
         top = GAP + i * (cell + GAP)
         draw.multiline_text((GAP, top + cell // 2 - 14), name, fill="black", font=font)
