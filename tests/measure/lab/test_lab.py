@@ -3,6 +3,10 @@
 import csv
 import json
 import math
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,6 +216,28 @@ def test_two_at_once_resume_what_was_begun(tmp_path):
     both = [case.samples()["each"] for case in cases]
     assert row["case"] == "3 constrained" and row["difference"] == pytest.approx((both[0] - both[1]).mean().item())
     assert isinstance(cases[0], Case) and cases[0].samples()["images"].shape[1:] == (3, 32, 32)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_a_killed_command(tmp_path):
+    words = [sys.executable, "-m", "ddmd.cli", "lab", "table1", *TINY, "train.cycles=500", "--seeds", "1", "--jobs", "2"]
+    command = subprocess.Popen([*words, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")], stderr=subprocess.DEVNULL)
+
+    def workers():
+        children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+        return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("runs/*/metrics.jsonl"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    mine = workers()
+    assert len(mine) == 2
+    command.kill()
+    command.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in mine) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in mine)
 
 
 def test_unknown_experiments_are_named():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
 from ...errors import InputError
@@ -42,7 +44,7 @@ def run_all(cases: Sequence[Case], jobs: int, count: Count) -> None:
             report()
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=_begin_worker) as pool:
         waiting = {pool.submit(run_case, case) for case in todo}
         try:
             while waiting:
@@ -64,10 +66,19 @@ def _raise_failures(ended: set[Future[None]]) -> None:
             ) from error
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
+    """One thread a worker, and none outlives the command: a killed one leaves nobody to take its queue's end away."""
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    wait_for([parent.sentinel])
+    os._exit(1)
 
 
 def cycles_done(run: Path) -> int:
