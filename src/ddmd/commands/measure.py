@@ -136,7 +136,7 @@ def scorer_list() -> None:
     """What every scorer gives, where it runs, and the files it needs."""
     from ..measure.evaluate.scorers.remote import statuses
 
-    print_table(statuses())
+    print_table(statuses(), numbers=False)
 
 
 @scorer.command("setup")

@@ -84,15 +84,15 @@ class Screen:
         self.progress.print(text) if self.console.is_terminal else self.console.print(text)
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """A table of text, header first, on standard output."""
+def print_table(rows: Sequence[Sequence[str]], numbers: bool = True) -> None:
+    """A table of text, header first, on standard output; numbers to the right, words to the left."""
     from rich.console import Console
     from rich.table import Table
 
     header, *rest = rows
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for i, cell in enumerate(header):
-        drawn.add_column(cell, justify="left" if i == 0 else "right", overflow="fold")
+        drawn.add_column(cell, justify="right" if numbers and i else "left", overflow="fold")
     for row in rest:
         drawn.add_row(*row)
     Console(width=max(140, Console().width)).print(drawn)

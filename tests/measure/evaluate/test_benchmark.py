@@ -98,7 +98,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("name", [name for name in SUITES if name not in ("table1", "coco10k")])
 def test_every_suite_runs_from_a_model_to_its_tables(name, data, bright, tmp_path):
-    paths = {scorer: {"": tmp_path} for scorer in SCORERS}
+    paths = {scorer: dict.fromkeys(found.files, tmp_path) for scorer, found in SCORERS.items()}
     real = paint(tmp_path / "real", 8)
     source = data / WHERE.get(name, "prompts.txt")
     wish = Wish(("shapes",), source, tmp_path / "out", paths, reference=real, setting=Setting(uniform_grid(2), "sde", 1.0))

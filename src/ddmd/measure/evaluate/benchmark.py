@@ -18,8 +18,8 @@ from .gallery import Gallery, find_images, require_whole
 from .generate import Artist, generate, speed
 from .items import Item
 from .report import write_tables
-from .scorers import MissingScorer, open_scorer
-from .scoring import Findings, Scoring
+from .scorers import MissingScorer, check_files, open_scorer
+from .scoring import Findings, Scoring, real_images
 from .suites import Part, Suite, data_path, suite
 from .wish import Progress, Say, Wish
 
@@ -27,26 +27,29 @@ from .wish import Progress, Say, Wish
 def run_benchmark(name: str, wish: Wish, progress: Progress, say: Say) -> dict[str, Any]:
     """Draw what is missing, score, and write results.json, table.md, table.tex and index.html into `wish.out`."""
     wanted = suite(name)
-    if wanted.reference and wish.reference is None:
-        raise InputError("--reference", "nothing", "name a folder of real images")
+    alone = sum(len(part.scorers) for part in wanted.parts) == 1
+    if wanted.reference:
+        real_images(wish.reference)  # before hours of drawing
+    if alone:
+        only = _chosen(wanted.parts[0].scorers[0], wish)
+        check_files(only, wish.paths.get(only, {}))
     items = {part.name: _items(part, wish) for part in wanted.parts}
     galleries = draw(wanted, wish, items, progress)
     found = Findings()
-    alone = sum(len(part.scorers) for part in wanted.parts) == 1
     for part in wanted.parts:
         for choice in part.scorers:
-            name = next((candidate for candidate in choice if candidate in wish.paths), choice[-1])
+            chosen = _chosen(choice, wish)
             try:
-                scorer = open_scorer(name, wish.paths.get(name, {}))
+                scorer = open_scorer(chosen, wish.paths.get(chosen, {}))
             except MissingScorer as error:
                 if alone:
                     raise
-                found.skipped[name] = str(error)
+                found.skipped[chosen] = str(error)
                 say(f"not scored: {error}")
                 continue
             try:
-                scoring = Scoring(name, scorer, part, items[part.name], wish, progress)
-                found.scorers[name] = scoring.identity
+                scoring = Scoring(chosen, scorer, part, items[part.name], wish, progress)
+                found.scorers[chosen] = scoring.identity
                 for gallery in galleries[part.name]:
                     found.take(gallery.label, part.name, scoring.measure(gallery))
             finally:
@@ -63,6 +66,11 @@ def run_benchmark(name: str, wish: Wish, progress: Progress, say: Say) -> dict[s
     write_json(wish.out / "results.json", results)
     write_tables(wish.out, name, results, {p.name: (items[p.name], galleries[p.name]) for p in wanted.parts})
     return results
+
+
+def _chosen(choice: Sequence[str], wish: Wish) -> str:
+    """The first scorer of a choice that was given its files, else the last."""
+    return next((name for name in choice if name in wish.paths), choice[-1])
 
 
 def draw_only(name: str, wish: Wish, progress: Progress) -> None:

@@ -103,12 +103,7 @@ class Scoring:
         return {**numbers, **counts}, {kernel: spread}, {}
 
     def _reference(self) -> dict[str, Stream]:
-        folder = self.wish.reference
-        if folder is None or not folder.is_dir():
-            raise InputError("--reference", f"no folder {folder}", "give a folder of real images")
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-        if len(paths) < 2:
-            raise InputError("--reference", f"{len(paths)} images in {folder}", "give a folder of real images, thousands if you can")
+        paths = real_images(self.wish.reference)
         return self._streams(paths, lambda done, total: self.progress(f"{self.name}, reference", done, total))
 
     def _streams(self, paths: Sequence[Path], told: Told) -> dict[str, Stream]:
@@ -170,6 +165,16 @@ class Kept:
         with open(self.path, "a") as file:
             file.writelines(json.dumps(pair) + "\n" for pair in pairs)
         self.values.update(pairs)
+
+
+def real_images(folder: Path | None) -> list[Path]:
+    """The images that distances are taken to. Raises InputError for fewer than two."""
+    if folder is None or not folder.is_dir():
+        raise InputError("--reference", "nothing" if folder is None else f"no folder {folder}", "give a folder of real images")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if len(paths) < 2:
+        raise InputError("--reference", f"{len(paths)} images in {folder}", "give a folder of real images, thousands if you can")
+    return paths
 
 
 def _open(path: Path) -> Any:

@@ -146,13 +146,17 @@ def parse_paths(texts: Sequence[str]) -> dict[str, dict[str, Path]]:
     return found
 
 
-def open_scorer(name: str, paths: Mapping[str, Path]) -> Any:
-    """A scorer, its weights loaded. Raises MissingScorer naming the file that lacks and where it is published."""
-    found = spec(name)
-    for file, where in found.files.items():
+def check_files(name: str, paths: Mapping[str, Path]) -> None:
+    """Raise MissingScorer naming the file that lacks and where it is published."""
+    for file, where in spec(name).files.items():
         option = f"--scorer {name}.{file}" if file else f"--scorer {name}"
         if file not in paths:
             raise MissingScorer(option, "no path", f"get {where}, and give {option}=PATH")
         if not paths[file].exists():
             raise MissingScorer(option, f"no {paths[file]}", f"get {where}, and give its path")
-    return found.open(paths)
+
+
+def open_scorer(name: str, paths: Mapping[str, Path]) -> Any:
+    """A scorer, its weights loaded. Raises MissingScorer where a file, a package or its environment lacks."""
+    check_files(name, paths)
+    return spec(name).open(paths)
