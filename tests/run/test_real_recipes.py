@@ -1,11 +1,13 @@
 """Every recipe for a real model, run from start to finish on the tiny twin of its family."""
 
+import gc
 import json
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from test_train import Silent
+from transformers import Gemma2Model
 
 from ddmd.errors import InputError
 from ddmd.run.export import SETTINGS
@@ -14,6 +16,7 @@ from ddmd.run.recipe import load_recipe, preset_names
 from ddmd.run.train import Training
 from ddmd.teachers.denoisers import load_denoiser
 from ddmd.teachers.reals import cache_samples
+from ddmd.teachers.roles import LoraRoles
 from tiny import RESOLUTION, save_twin
 
 TWIN = {"sdxl": "sdxl-kl", "sd15": "sd15", "lumina2": "lumina2", "zimage": "z_image", "sd3": "sd3-shift3", "flux": "flux"}
@@ -77,6 +80,23 @@ def test_the_gan_learns_from_cached_latents(twins, tmp_path):
     assert "gan_critic_loss" in row
     with pytest.raises(InputError, match=r"train.reals"):
         Training(load_recipe("sdxl_dmd2", given), tmp_path / "none", Silent())
+
+
+def test_the_text_encoders_are_gone_before_the_network_comes(twins, tmp_path, monkeypatch):
+    """A language model and the network it conditions need not fit side by side."""
+    model, _, prompts = twins("lumina2_ddmd_lora")
+    seen, wrap = [], LoraRoles.wrap
+
+    def spied(roles, prepare, device):
+        holds = [part for part in gc.get_objects() if isinstance(part, Gemma2Model)]
+        seen.append(len(holds))
+        return wrap(roles, prepare, device)
+
+    monkeypatch.setattr(LoraRoles, "wrap", spied)
+    before = len([part for part in gc.get_objects() if isinstance(part, Gemma2Model)])
+    given = [f"model={model}", f"train.prompts={prompts}", "train.cache=null", "train.cycles=1", "report.teacher_steps=2", "fake.updates=1"]
+    Training(load_recipe("lumina2_ddmd_lora", given), tmp_path / "run", Silent()).run()
+    assert seen == [before]
 
 
 def test_there_is_a_recipe_for_every_model_that_the_paper_or_its_users_name():

@@ -136,8 +136,18 @@ def test_the_unconditional_is_the_empty_prompt(model):
     z, u = inputs(model, 2)
     with torch.no_grad():
         outputs = [model.call(model.network, z, u, c) for c in (model.unconditional(2), model.encode(["", ""]), model.encode([PROMPT] * 2))]
-    assert torch.equal(outputs[0], outputs[1])
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)  # one row encoded alone against two
     assert not torch.allclose(outputs[0], outputs[2])
+
+
+def test_the_unconditional_outlives_the_encoders(folder):
+    model = open_twin(folder)
+    model.drop_encoders()
+    z, u = inputs(model, 3)
+    with torch.no_grad():
+        assert model.call(model.network, z, u, model.unconditional(3)).isfinite().all()
+    with pytest.raises(Exception, match="NoneType|None"):
+        model.encode([PROMPT])
 
 
 def test_gradients_reach_the_student_alone(model):

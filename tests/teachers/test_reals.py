@@ -13,7 +13,9 @@ from ddmd.errors import InputError
 from ddmd.teachers import reals
 from ddmd.teachers.denoisers import load_denoiser
 from ddmd.teachers.pictures import find_pictures, read_picture
+from ddmd.teachers.prompts import EncodedPrompts
 from ddmd.teachers.reals import LatentCache, cache_pictures, cache_samples
+from ddmd.teachers.sampling import bare
 from tiny import RESOLUTION, TWINS, save_twin
 
 CAPTIONS = ["a red circle", "a blue star", "a green square"]
@@ -108,8 +110,8 @@ def test_a_killed_cache_goes_on_where_it_was(model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="not finished"):
         LatentCache(tmp_path / "out", model)
     (tmp_path / "out" / "latents-00000.safetensors").write_bytes(b"torn")
-    drawn, draw = [], reals.teacher_latents
-    monkeypatch.setattr(reals, "teacher_latents", lambda *a: drawn.append(a[1]) or draw(*a))
+    drawn, encode = [], reals.encode_all
+    monkeypatch.setattr(reals, "encode_all", lambda model, block: drawn.append(block) or encode(model, block))
     cache_samples(model, prompts, tmp_path / "out", 2, 3.0, 0, quiet)
     assert drawn == [prompts[:2], prompts[4:]]
     whole = cache_samples(model, prompts, tmp_path / "again", 2, 3.0, 0, quiet)
@@ -120,18 +122,22 @@ def test_a_killed_cache_goes_on_where_it_was(model, tmp_path, monkeypatch):
 def test_teacher_samples_are_drawn_once(model, monkeypatch, tmp_path):
     monkeypatch.setenv("DDMD_CACHE", str(tmp_path))
     prompts, drawn, draw = ["a red circle", "a blue star"], [], reals.teacher_latents
-    monkeypatch.setattr(reals, "teacher_latents", lambda *a, **k: drawn.append(a[1]) or draw(*a, **k))
-    first = reals.kept_teacher_latents(model, prompts, 2, 3.0)
-    assert torch.equal(first, draw(model, prompts, 2, 3.0, seed=0)) and torch.equal(
-        reals.kept_teacher_latents(model, prompts, 2, 3.0), first
-    )
-    assert drawn == [prompts]
-    reals.kept_teacher_latents(model, prompts, 3, 3.0)
-    (kept, other) = sorted(tmp_path.rglob("*.safetensors"))
-    for path in (kept, other):
+    encoded = EncodedPrompts(model, [*prompts, "a green cross"])
+    monkeypatch.setattr(reals, "teacher_latents", lambda *a: drawn.append(a[3]) or draw(*a))
+
+    def kept(steps):
+        return reals.kept_teacher_latents(model, bare(model), prompts, encoded, steps, 3.0, quiet)
+
+    first = kept(2)
+    assert torch.equal(first, draw(model, bare(model), encoded.rows(torch.arange(2)), 2, 3.0, 0)) and torch.equal(kept(2), first)
+    assert drawn == [2]
+    kept(3)
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 2
+    for path in files:
         path.write_bytes(b"torn")
-    assert torch.equal(reals.kept_teacher_latents(model, prompts, 2, 3.0), first)
-    assert len(drawn) == 3
+    assert torch.equal(kept(2), first)
+    assert drawn == [2, 3, 2]
 
 
 def test_another_models_or_a_damaged_cache_is_refused(model, folder, tmp_path):

@@ -116,6 +116,8 @@ class Distiller:
         self.roles, self.path, self.objective, self.plan = roles, path, objective, plan
         self.shape, self.generator, self.rungs = tuple(shape), generator, rungs
         self.student_optimizer, self.fake_optimizer, self.adversary = student_optimizer, fake_optimizer, adversary
+        own = adversary.optimizer if adversary else None
+        self._optimizers = [optimizer for optimizer in (student_optimizer, fake_optimizer, own) if optimizer is not None]
         self.cycle = 0
 
     # ---- Algorithm 1, generator part -------------------------------------------------------------------------------
@@ -289,8 +291,9 @@ class Distiller:
         return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def _step(self, role: str, losses: Iterable[Loss], optimizer: torch.optim.Optimizer, name: str) -> Update:
-        """One optimiser step over the parts of a batch; only one part's graph lives at a time. Metrics are averaged."""
-        optimizer.zero_grad(set_to_none=True)
+        """One optimiser step over the parts of a batch; one part's graph and one role's gradients live at a time. Metrics are averaged."""
+        for every in self._optimizers:
+            every.zero_grad(set_to_none=True)
         said, samples = [], []
         for loss, metrics, sample in losses:
             self.roles.backward(role, loss / self.plan.gradient_accumulation)

@@ -20,7 +20,7 @@ from ..teachers.roles import CopyRoles, LoraRoles, Roles
 from .card import adapter_usage, comfyui_usage, model_card, pipeline_usage
 from .checkpoint import stored_weights
 from .recipe import Recipe, load_recipe
-from .setup import build_roles
+from .assembly import build_roles
 
 SETTINGS, INDEX, CARD = "ddmd.json", "model_index.json", "README.md"
 FORMATS = ("diffusers", "lora", "comfyui")

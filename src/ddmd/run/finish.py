@@ -10,7 +10,6 @@ from typing import Any
 from ..files import write_json
 from ..method.student import uniform_grid
 from ..teachers.builtin import BUILTIN, WEIGHTS, model_folder
-from ..teachers.prompts import encode_all
 from ..teachers.roles import LoraRoles
 from ..teachers.sampling import bare
 from . import checkpoint as ckpt
@@ -37,7 +36,7 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
     note = f"The exported student is the average at cycle {chosen} of {training.cycle}."
     if parts.suite is not None:
         prompts = parts.suite.prompts("report", recipe.report.prompts)
-        cond = encode_all(parts.denoiser, prompts)
+        cond = parts.encode(prompts)
         student = bare(parts.denoiser, network)
 
         def row(name: str, setting: Setting, who: Any) -> dict[str, Any]:

@@ -220,6 +220,12 @@ class Recipe(Section):
         """The guidance scale of the teacher that the student is measured against."""
         return self.report.teacher_guidance or self.objective.alpha
 
+    @property
+    def teacher_reals(self) -> bool:
+        """Whether the GAN term's real images are the teacher's own samples."""
+        gan = self.objective.gan
+        return gan is not None and gan.reals == "teacher" and self.student.source != "data"
+
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from ..method.batch import Condition, batch_size, select
 from ..method.student import Sampler, uniform_grid
 from ..teachers.builtin import Suite
+from ..teachers.cache import Report, silent
 from ..teachers.denoisers import Denoiser
 from ..teachers.sampling import Network, sample_images
 
@@ -54,7 +55,7 @@ def score_row(
     prompts: Sequence[str],
     cond: Condition,
     seed: int,
-    report: Callable[[int], None] | None = None,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Sample every prompt once and score it: one row of results.json."""
     images = sample_images(denoiser, network, cond, setting.grid, setting.sampler, setting.guidance, seed, report=report)
@@ -92,7 +93,9 @@ def weights_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
         digest.update(str(file.relative_to(folder)).encode())
-        digest.update(file.read_bytes())
+        with open(file, "rb") as handle:
+            while block := handle.read(1 << 24):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -18,7 +18,6 @@ from ..errors import InputError
 from ..files import write_atomic
 from ..method.batch import Batch, Reals, Sample
 from ..teachers.denoisers.words import too_long
-from ..teachers.prompts import encode_all
 from ..teachers.sampling import Network, sample_images
 from . import checkpoint as ckpt
 from .health import Health, output_statistics
@@ -27,7 +26,6 @@ from .recipe import Recipe
 from .results import Setting, teacher_settings
 from .setup import Parts, build
 
-SHOWN = 8  # prompts in the sample grids
 SPOKEN = (
     "overall",
     "frechet",
@@ -82,8 +80,6 @@ class Training:
             observer.say(
                 f"{len(cut)} of {len(self.parts.prompts.prompts)} prompts have more than {limit} tokens and are cut: {cut[0][:80]!r} ..."
             )
-        if recipe.train.cache and self.parts.suite is None:
-            self.parts.denoiser.drop_encoders()
         if resume:
             self._load()
         self._stop = False
@@ -193,14 +189,16 @@ class Training:
             self.accelerator.wait_for_everyone()
             return
         with self.averaged() as network:
-            setting = self.student_setting
-            images = sample_images(self.parts.denoiser, network, self.shown, setting.grid, setting.sampler, 1.0, self.recipe.seed)
+            setting, watched = self.student_setting, self.parts.watched
+            images = sample_images(self.parts.denoiser, network, watched.shown, setting.grid, setting.sampler, 1.0, self.recipe.seed)
             columns = {**self.teacher_images, f"student {setting.steps}": images}
-            write_atomic(self.folder / "samples" / f"cycle-{self.cycle:06d}.png", png_bytes(comparison(columns, self.shown_prompts)))
+            write_atomic(self.folder / "samples" / f"cycle-{self.cycle:06d}.png", png_bytes(comparison(columns, watched.shown_prompts)))
             if self.parts.suite is not None:
-                images = sample_images(self.parts.denoiser, network, self.validation, setting.grid, setting.sampler, 1.0, self.recipe.seed)
-                scores = self.parts.suite.score(images, self.validation_prompts)
-                self._judge(log, scores)
+                images = sample_images(
+                    self.parts.denoiser, network, watched.validation, setting.grid, setting.sampler, 1.0, self.recipe.seed
+                )
+        if self.parts.suite is not None:
+            self._judge(log, self.parts.suite.score(images, watched.validation_prompts))
         self.accelerator.wait_for_everyone()
 
     def _judge(self, log: Logs, scores: dict[str, Any]) -> None:
@@ -222,28 +220,28 @@ class Training:
 
     @contextmanager
     def averaged(self) -> Iterator[Network]:
-        """The student with its averaged weights for the time of the block."""
+        """The student with its averaged weights for the time of the block; `average` holds the student's own meanwhile."""
         roles = self.parts.roles
-        own = {name: value.clone() for name, value in roles.state_dict("student").items()}
-        roles.load_state_dict("student", self.average)
+        self._swap()
         try:
             with torch.no_grad():
                 yield lambda z, u, cond: roles.call(roles.plain("student"), z, u, cond)
         finally:
-            roles.load_state_dict("student", own)
+            self._swap()
+
+    def _swap(self) -> None:
+        """Exchange student and average in place: a third copy of a large student may not fit."""
+        for name, parameter in self.parts.roles.named_parameters("student").items():
+            parameter.data, self.average[name] = self.average[name], parameter.data
 
     def _prepare_samples(self) -> None:
-        """The fixed prompts of the grids with the teacher's own images, and the validation prompts."""
+        """The teacher's own images of the prompts in the sample grids, and what the alarms compare with."""
         parts, recipe = self.parts, self.recipe
         suite = parts.suite
-        self.validation_prompts = suite.prompts("validation", recipe.train.evaluate_prompts) if suite else []
-        self.validation = encode_all(parts.denoiser, self.validation_prompts) if suite else {}
-        self.shown_prompts = (self.validation_prompts or parts.prompts.prompts)[:SHOWN]
-        self.shown = encode_all(parts.denoiser, self.shown_prompts)
         settings = teacher_settings(recipe.report.teacher_steps, len(recipe.grid), recipe.teacher_guidance)
         self.teacher_images = {
             f"{name.removesuffix('-few-step')} {s.steps}": sample_images(
-                parts.denoiser, parts.roles.teacher, self.shown, s.grid, s.sampler, s.guidance, recipe.seed
+                parts.denoiser, parts.roles.teacher, parts.watched.shown, s.grid, s.sampler, s.guidance, recipe.seed
             )
             for name, s in settings.items()
             if name != "teacher-no-cfg"

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import write_atomic, write_json
+from ..method.batch import Condition
 from ..method.student import uniform_grid
 from .builtin import cache_folder
-from .cache import OPEN, Report, checksum, fingerprint, is_whole
+from .cache import OPEN, Report, checksum, fingerprint, is_whole, silent
 from .denoisers.base import Denoiser
 from .pictures import Picture, read_picture
-from .prompts import encode_all
-from .sampling import bare, sample_latents
+from .prompts import Encoded, encode_all
+from .sampling import Network, bare, sample_latents
 
 SHARD = 64  # latents
 ABOUT = "about.json"
@@ -76,26 +77,32 @@ def cache_samples(denoiser: Denoiser, prompts: Sequence[str], folder: Path, step
     source = [f"{steps} steps, guidance {alpha}, seed {seed}", *prompts]
 
     def make(start: int) -> Tensor:
-        block = prompts[start : start + SHARD]
-        return teacher_latents(denoiser, block, steps, alpha, seed + start)
+        block = encode_all(denoiser, prompts[start : start + SHARD])
+        return teacher_latents(denoiser, bare(denoiser), block, steps, alpha, seed + start)
 
     return _fill(denoiser, folder, source, prompts, make, report)
 
 
-def teacher_latents(denoiser: Denoiser, prompts: Sequence[str], steps: int, alpha: float, seed: int) -> Tensor:
-    """The teacher's own latents (N, ...) of prompts, by many steps of its deterministic sampler."""
-    return sample_latents(denoiser, bare(denoiser), encode_all(denoiser, prompts), uniform_grid(steps), "ode", alpha, seed)
+def teacher_latents(
+    denoiser: Denoiser, teacher: Network, cond: Condition, steps: int, alpha: float, seed: int, report: Report = silent
+) -> Tensor:
+    """The teacher's own latents (N, ...) of N encoded prompts, by many steps of its deterministic sampler."""
+    return sample_latents(denoiser, teacher, cond, uniform_grid(steps), "ode", alpha, seed, report)
 
 
-def kept_teacher_latents(denoiser: Denoiser, prompts: Sequence[str], steps: int, alpha: float) -> Tensor:
-    """`teacher_latents` from noise that is always the same, as real data are; kept on disk, since they are costly, and taken from there
-    by every later run (and resumed one) of the same weights, prompts and settings."""
-    identity = json.dumps([fingerprint(denoiser, ("",)), denoiser.shape, list(prompts), steps, alpha])
+def kept_teacher_latents(
+    denoiser: Denoiser, teacher: Network, prompts: Sequence[str], encoded: Encoded, steps: int, alpha: float, report: Report
+) -> Tensor:
+    """`teacher_latents` of the first prompts of a table, from noise that is always the same, as real data are; kept on disk, since they
+    are costly, and taken from there by every later run (and resumed one) of the same weights, precision, prompts and settings."""
+    precision = str(next(denoiser.network.parameters()).dtype)
+    identity = json.dumps([fingerprint(denoiser, ("",)), denoiser.shape, precision, list(prompts), steps, alpha])
     path = cache_folder() / "teacher-samples" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
     if is_whole(path):
         with safe_open(path, "pt") as file:
             return file.get_tensor("latents")
-    tensors = {"latents": teacher_latents(denoiser, prompts, steps, alpha, seed=0).contiguous()}
+    cond = encoded.rows(torch.arange(len(prompts)))
+    tensors = {"latents": teacher_latents(denoiser, teacher, cond, steps, alpha, 0, report).contiguous()}
     write_atomic(path, save(tensors, {"crc32": checksum(tensors)}))
     return tensors["latents"]
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..method.batch import Condition, batch_size, concatenate, select
 from ..method.objective import classifier_free_guidance
 from ..method.student import Predict, Sampler, sample
+from .cache import Report, silent
 from .denoisers.base import Denoiser
 from .prompts import to_device
 
@@ -51,20 +52,17 @@ def sample_images(
     sampler: Sampler,
     alpha: float,
     seed: int,
-    batch: int = 50,
-    report: Callable[[int], None] | None = None,
+    report: Report = silent,
 ) -> Tensor:
     """Images (N, 3, H, W), not clamped, on the CPU, for N encoded prompts.
 
-    Batch k starts from seed + k, so a prompt's image depends on its place, the seed and the batch size only.
+    Batch k, of `at_once` images, starts from seed + k, so a prompt's image depends on its place, the seed and the model only.
     """
-    parts = _latents(denoiser, network, cond, grid, sampler, alpha, seed, batch)
     images, done = [], 0
-    for latents in parts:
+    for latents in _latents(denoiser, network, cond, grid, sampler, alpha, seed):
         images.append(denoiser.decode(latents).float().cpu())
         done += len(latents)
-        if report is not None:
-            report(done)
+        report(done)
     return torch.cat(images)
 
 
@@ -77,16 +75,26 @@ def sample_latents(
     sampler: Sampler,
     alpha: float,
     seed: int,
-    batch: int = 50,
+    report: Report = silent,
 ) -> Tensor:
     """Scaled latents (N, ...) on the CPU: what `sample_images` would decode."""
-    return torch.cat([latents.float().cpu() for latents in _latents(denoiser, network, cond, grid, sampler, alpha, seed, batch)])
+    found, done = [], 0
+    for latents in _latents(denoiser, network, cond, grid, sampler, alpha, seed):
+        found.append(latents.float().cpu())
+        done += len(latents)
+        report(done)
+    return torch.cat(found)
+
+
+def at_once(denoiser: Denoiser) -> int:
+    """Images drawn in one batch: 50 small ones, 4 of 1,024 pixels."""
+    return max(1, min(50, 4 * 1024**2 // denoiser.resolution**2))
 
 
 def _latents(
-    denoiser: Denoiser, network: Network, cond: Condition, grid: Sequence[float], sampler: Sampler, alpha: float, seed: int, batch: int
+    denoiser: Denoiser, network: Network, cond: Condition, grid: Sequence[float], sampler: Sampler, alpha: float, seed: int
 ) -> Iterator[Tensor]:
-    device, total = next(denoiser.network.parameters()).device, batch_size(cond)
+    device, total, batch = next(denoiser.network.parameters()).device, batch_size(cond), at_once(denoiser)
     for number, start in enumerate(range(0, total, batch)):
         part = to_device(select(cond, slice(start, start + batch)), device)
         generator = torch.Generator(device).manual_seed(seed + number)

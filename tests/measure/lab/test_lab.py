@@ -23,6 +23,7 @@ from ddmd.measure.lab.cases import Case, make_cases
 from ddmd.measure.lab.experiments import EXPERIMENTS, experiment
 from ddmd.measure.lab.probes import artefact_removed, guidance_taken, likeness_table, match_moments, radial_spectrum
 from ddmd.measure.lab.runner import cycles_done, run_all
+from tiny import save_twin
 
 TINY = (
     "train.cycles=1", "train.batch=4", "train.evaluate_prompts=4", "train.prompt_count=8", "train.reals_count=4", "report.prompts=6",
@@ -48,6 +49,17 @@ def test_experiments_share_the_runs_that_they_have_in_common(tmp_path):
     assert places("table1")["4 hybrid"] == places("fig3")["CA + DM"] == places("fig2")["CA + DM, 4 steps"]
     assert places("fig3")["CA only"] == places("fig2")["CA only, 4 steps"]
     assert not set(places("table1").values()) & set(places("table1", "objective.alpha=3").values())
+
+
+def test_a_real_model_without_a_suite_is_probed_on_its_own_prompts(tmp_path):
+    """Its text encoders are gone by then."""
+    model = save_twin("sdxl-eps", tmp_path / "twin")
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue star\n")
+    keys = ("recipe=sdxl_ddmd_lora", f"model={model}", f"train.prompts={tmp_path / 'prompts.txt'}", "train.cache=null", "train.cycles=1",
+            "train.batch=1", "report.teacher_steps=2", "fake.updates=1", "objective.alpha=3", "objective.gan=null")  # fmt: skip
+    (case,) = make_cases(type(experiment("fig4a"))("one", {"all": ()}, probes=("spectrum", "baking")), keys, 1, tmp_path / "lab", False)
+    run_all([case], 1, lambda *count: None)
+    assert {"student", "teacher"} <= set(case.probed("spectrum")) and case.probed("baking")
 
 
 @pytest.mark.slow

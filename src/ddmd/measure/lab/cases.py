@@ -19,7 +19,6 @@ from ...files import write_atomic, write_json
 from ...run import checkpoint as ckpt
 from ...run.recipe import Recipe, load_recipe
 from ...run.train import Training
-from ...teachers.prompts import encode_all
 from ...teachers.sampling import sample_images
 from .experiments import Experiment, Overrides
 
@@ -139,7 +138,7 @@ def run_case(case: Case, progressed: Callable[[], None] = lambda: None) -> None:
     training.average = {name: value.to(training.accelerator.device) for name, value in weights.items()}
     setting = training.student_setting
     prompts = parts.suite.prompts("report", recipe.report.prompts) if parts.suite else parts.prompts.prompts[:LOOKED]
-    cond = encode_all(parts.denoiser, prompts)
+    cond = parts.encode(prompts)
     found: dict[str, Any] = {"cycle": cycle, "alarms": training.alarms, "scores": {}, "train_seconds": training.seconds}
     kept: dict[str, Tensor] = {}
     with training.averaged() as network:

@@ -16,7 +16,7 @@ from ...run import checkpoint as ckpt
 from ...run.pictures import png_bytes, strips
 from ...run.results import teacher_settings
 from ...run.train import Training
-from ...teachers.prompts import encode_all
+from ...teachers.prompts import to_device
 from ...teachers.sampling import initial_noise, sample_images
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -72,7 +72,7 @@ def teacher_pictures(training: Training, prompts: Sequence[str]) -> Tensor:
     kept = training.folder.parent / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.safetensors"
     if kept.is_file():
         return ckpt.load_tensors(kept)["images"]
-    cond = encode_all(parts.denoiser, asked)
+    cond = parts.encode(asked)
     images = sample_images(parts.denoiser, parts.roles.teacher, cond, setting.grid, setting.sampler, setting.guidance, recipe.seed)
     write_atomic(kept, save({"images": images.contiguous()}))
     return images
@@ -133,7 +133,8 @@ def _looks(training: Training, prompts: Sequence[str], fake: bool = False) -> An
     For `baking` the student answers on that input as a denoiser; for the observer, `student` is the picture before the noise.
     """
     parts = training.parts
-    cond = encode_all(parts.denoiser, prompts[:PROBED])
+    device = training.accelerator.device
+    cond = to_device(parts.encode(prompts[:PROBED]), device)
     setting, path = training.student_setting, parts.denoiser.path
     from ...method.student import sample
 
@@ -142,7 +143,7 @@ def _looks(training: Training, prompts: Sequence[str], fake: bool = False) -> An
         training.average = {name: value.to(training.accelerator.device) for name, value in tensors["average"].items()}
         if fake:
             parts.roles.load_state_dict("fake", tensors["fake"])
-        generator = torch.Generator().manual_seed(training.recipe.seed)
+        generator = torch.Generator(device).manual_seed(training.recipe.seed)
         with training.averaged() as network:
 
             def predict(z: Tensor, u: Tensor, network: Any = network) -> Tensor:
@@ -152,8 +153,8 @@ def _looks(training: Training, prompts: Sequence[str], fake: bool = False) -> An
                 predict, path, setting.grid, initial_noise(parts.denoiser, len(prompts[:PROBED]), generator), setting.sampler, generator
             )
             for level in LEVELS:
-                u = torch.full((len(x),), level, dtype=torch.float64)
-                z = path.add_noise(x, u, torch.randn(x.shape, generator=generator))
+                u = torch.full((len(x),), level, dtype=torch.float64, device=device)
+                z = path.add_noise(x, u, torch.randn(x.shape, generator=generator, device=device))
                 yield facts["cycle"], z, u, cond, level, x if fake else predict(z, u)
 
 

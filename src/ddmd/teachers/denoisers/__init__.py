@@ -6,6 +6,7 @@ import importlib
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
 from .base import Denoiser
@@ -23,6 +24,8 @@ FAMILIES = {
     "StableDiffusionXLPipeline": "sdxl",
     "ZImagePipeline": "z_image",
 }
+
+LARGE = 256  # pixels above which an autoencoder takes images one at a time: its widest layers hold gigabytes
 
 __all__ = ["FAMILIES", "Denoiser", "family_of", "load_denoiser"]
 
@@ -48,7 +51,7 @@ def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser
     Raises InputError when the folder, its model_index.json or a weight file is missing or damaged, or the family is unknown.
     """
     folder = Path(folder)
-    family = family_of(folder)
+    family_of(folder)  # before anything heavy is imported
 
     from ...quiet import quiet_libraries
 
@@ -67,6 +70,13 @@ def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser
             str(folder), f"a pipeline that does not load ({type(error).__name__}: {reason})", "copy the folder again"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
-    denoiser = family(pipeline, resolution)
+    return as_denoiser(pipeline, folder, resolution)
+
+
+def as_denoiser(pipeline: Any, folder: Path, resolution: int | None = None) -> Denoiser:
+    """An open pipeline as the denoiser of the family that its folder names."""
+    denoiser = family_of(folder)(pipeline, resolution)
     denoiser.folder = folder
+    if denoiser.resolution > LARGE:
+        pipeline.vae.enable_slicing()
     return denoiser

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...method.batch import Condition
+from ...method.batch import Condition, select
 from ...method.noise import NoisePath
 from ...method.student import Sampler
 
@@ -37,6 +37,7 @@ class Denoiser(ABC):
     def __init__(self, pipeline: DiffusionPipeline, resolution: int | None = None) -> None:
         """Raises InputError for a resolution, in pixels, that the pipeline's latents cannot hold."""
         self.pipeline: Any = pipeline
+        self._unconditional: Condition | None = None
         self.resolution = resolution or self.native_resolution
         if self.resolution % (self.pipeline.vae_scale_factor * self.patch):
             multiple = self.pipeline.vae_scale_factor * self.patch
@@ -81,8 +82,10 @@ class Denoiser(ABC):
         """Conditions of a batch of prompts; an empty prompt is the unconditional."""
 
     def unconditional(self, n: int) -> Condition:
-        """The family's own unconditional, n times."""
-        return self.encode([""] * n)
+        """The family's own unconditional, n times; encoded once, so that it outlives the text encoders."""
+        if self._unconditional is None:
+            self._unconditional = self.encode([""])
+        return select(self._unconditional, torch.zeros(n, dtype=torch.long))
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +99,8 @@ class Denoiser(ABC):
                 part.to(device)
 
     def drop_encoders(self) -> None:
-        """Let go of the text encoders, once all prompts are encoded; `encode` fails from then on."""
+        """Let go of the text encoders, once all prompts are encoded; `encode` fails from then on, `unconditional` does not."""
+        self.unconditional(1)
         self.pipeline.register_modules(**{name: None for name in self.pipeline.components if name.startswith("text_encoder")})
 
     @torch.no_grad()
