@@ -30,11 +30,15 @@ def test_the_estimate_counts_what_the_roles_really_hold(folder):
     assert found["average of the student"] == 4 * adapter
 
 
-def test_full_copies_and_encoders_in_memory_cost_more_and_the_keys_are_named(folder):
-    lean, dear = estimate(recipe(folder)), estimate(recipe(folder, "adapters=null", "train.cache=null", "optim.precision=fp32"))
+def test_full_copies_cost_more_and_the_keys_are_named(folder):
+    lean, dear = estimate(recipe(folder)), estimate(recipe(folder, "adapters=null", "optim.precision=fp32"))
     assert dear.total > 2 * lean.total
-    assert {"adapters.rank=64", "train.cache=DIR", "optim.precision=bf16"} <= set(dear.savings) - set(lean.savings)
-    assert any(name.startswith("text_encoder") for name in dear.parts)
+    assert {"adapters.rank=64", "optim.precision=bf16"} <= set(dear.savings) - set(lean.savings)
+
+
+def test_encoders_count_where_a_suite_keeps_them(folder):
+    assert not any(name.startswith("text_encoder") for name in estimate(recipe(folder)).parts)
+    assert any(name.startswith("text_encoder") for name in estimate(load_recipe("shapes", [])).parts)
 
 
 def test_damage_is_named(folder, tmp_path):

@@ -201,7 +201,7 @@ def doctor(
 
     report = examine()
     for name, found in report.facts:
-        print(f"{name:<18}{found}")
+        print(f"{name:<22}{found}")
     for problem in report.problems:
         print(f"missing: {problem}")
     if recipe is not None:
@@ -214,11 +214,25 @@ def _print_estimate(recipe: str, overrides: list[str]) -> None:
     from .measure.memory import estimate
     from .run.recipe import load_recipe
 
-    found = estimate(load_recipe(recipe, overrides))
-    print(f"\n{recipe} holds, besides activations:")
-    for name, size in {**found.parts, "in all": found.total}.items():
-        print(f"  {name:<38}{size / 2**30:9.3f} GiB")
+    asked = load_recipe(recipe, overrides)
+    found = estimate(asked)
+    print(f"\n{recipe} holds:")
+    _print_sizes({**found.parts, "in all": found.total})
+
+    from .measure.rehearsal import rehearse
+    from .quiet import quiet_libraries
+
+    quiet_libraries()
+    with Screen() as screen:
+        peaks = rehearse(asked, lambda stage, done, total: screen.count(f"rehearsing {stage}", done, total))
+    print("at its peaks, rehearsed on tensors without contents:")
+    _print_sizes({**peaks, "the most": max(peaks.values())})
     print("less memory: " + (", ".join(found.savings) or "nothing more to set"))
+
+
+def _print_sizes(sizes: dict[str, int]) -> None:
+    for name, size in sizes.items():
+        print(f"  {name:<38}{size / 2**30:9.3f} GiB")
 
 
 def run_folder(name: str, resume: bool) -> Path:

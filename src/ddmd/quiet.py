@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 
 
 def quiet_libraries() -> None:
@@ -12,6 +13,7 @@ def quiet_libraries() -> None:
     # torchao, where it is installed, speaks up as diffusers imports it: of GPU kernels that a CPU lacks, and through torch.
     for name in ("torchao", "torch.utils._pytree", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "torchao" else logging.ERROR)
+    warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters on one base are what we want
     import diffusers
     import transformers
 

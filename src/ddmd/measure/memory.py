@@ -29,7 +29,9 @@ class Estimate:
 
 
 def estimate(recipe: Recipe) -> Estimate:
-    """Resident bytes of a run: weights, gradients, optimiser states and the average. Activations come on top.
+    """Resident bytes of a run: weights, gradients, optimiser states and the average. Activations come on top; see `rehearsal`.
+
+    Text encoders stay only where a suite has more to encode.
 
     Raises InputError where the model's folder is missing, of an unknown family, or damaged.
     """
@@ -52,7 +54,7 @@ def estimate(recipe: Recipe) -> Estimate:
         parts[f"{role}: weights, gradients, moments"] = count * (2 * FLOAT + moments)
     parts["average of the student"] = each["student"] * FLOAT
     for name in sorted(path.name for path in folder.iterdir() if path.is_dir()):
-        if name == "vae" or (name.startswith("text_encoder") and not recipe.train.cache):
+        if name == "vae" or (name.startswith("text_encoder") and recipe.suite):
             parts[name] = FLOAT * sum(math.prod(shape) for shape in tensor_shapes(folder / name).values())
     return Estimate(parts, _savings(recipe))
 
@@ -66,7 +68,6 @@ def _savings(recipe: Recipe) -> list[str]:
         "adapters.base=int8": recipe.adapters is not None and recipe.adapters.base == "own",
         "optim.optimizer=adamw8bit": recipe.adapters is None and optim.optimizer == "adamw",
         "optim.gradient_checkpointing=true": not optim.gradient_checkpointing,
-        "train.cache=DIR": recipe.train.cache is None,
         "objective.split_teacher=true": not recipe.objective.split_teacher,
         f"optim.gradient_accumulation={recipe.train.batch}": optim.gradient_accumulation < recipe.train.batch,
     }

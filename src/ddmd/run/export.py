@@ -17,10 +17,10 @@ from ..method.student import Sampler
 from ..teachers.builtin import model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
 from ..teachers.roles import CopyRoles, LoraRoles, Roles
+from .assembly import build_roles
 from .card import adapter_usage, comfyui_usage, model_card, pipeline_usage
 from .checkpoint import stored_weights
 from .recipe import Recipe, load_recipe
-from .assembly import build_roles
 
 SETTINGS, INDEX, CARD = "ddmd.json", "model_index.json", "README.md"
 FORMATS = ("diffusers", "lora", "comfyui")
