@@ -40,6 +40,15 @@ def test_falling_scores_raise_after_patience_and_keep_the_best():
     assert health.judge(99, 0.89) == (False, [])  # within tolerance: noise
 
 
+def test_pictures_that_run_away_raise_although_the_score_rises():
+    health = Health(0.0, 1.0)
+    distances = [113, 97, 150, 190, 195, 400, 90, 300]
+    raised = [(d, alarm.kind) for cycle, d in enumerate(distances) for alarm in health.measure(10 * cycle, d)]
+    assert raised == [(195, "distance"), (300, "distance")]
+    assert (health.nearest, health.nearest_cycle) == (90, 60)
+    assert health.measure(80, 300) == []
+
+
 def test_health_survives_saving():
     health = Health(0.0, 1.0)
     health.watch(0.1, 2.0)

@@ -10,6 +10,7 @@ SMOOTHING = 0.9
 PATIENCE = 3  # evaluations in a row below the best
 MEAN_REACH = 0.35  # of the reference's standard deviation
 STD_LOW, STD_HIGH = 0.7, 1.4  # of the reference's standard deviation
+AWAY = 2.0  # times the shortest distance to the data; docs/results.md has what it tells apart
 
 
 def output_statistics(x: Tensor) -> dict[str, Tensor]:
@@ -27,8 +28,8 @@ class Alarm:
 
 @dataclass
 class Health:
-    """Watches the student's outputs against a reference (the data where it is known, else the teacher's samples), and the score
-    against its own best. Plain data, so it resumes."""
+    """Watches the student's outputs against a reference (the data where it is known, else the teacher's samples), and the score and
+    the distance to the data against their own best. Plain data, so it resumes."""
 
     reference_mean: float
     reference_std: float
@@ -38,6 +39,8 @@ class Health:
     best: float | None = None
     best_cycle: int = 0
     falls: int = 0
+    nearest: float | None = None
+    nearest_cycle: int = 0
     raised: list[str] = field(default_factory=list)
 
     def watch(self, mean: float, std: float) -> list[Alarm]:
@@ -75,6 +78,17 @@ class Health:
             "The best student is kept; stop here, or lower optim.student_lr or objective.alpha and run again."
         )
         return False, self._edge("score", self.falls >= PATIENCE, message)
+
+    def measure(self, cycle: int, distance: float) -> list[Alarm]:
+        """Take an evaluation's distance between the pictures and the data (Frechet or kernel; lower is better)."""
+        if self.nearest is None or distance < self.nearest:
+            self.nearest, self.nearest_cycle = distance, cycle
+        message = (
+            f"the pictures are {distance:.0f} from the data, {distance / max(self.nearest, 1e-12):.1f} times their nearest "
+            f"({self.nearest:.0f} at cycle {self.nearest_cycle}): the style runs away (grain, over-saturation, sameness), even where the score "
+            "still rises. Raise objective.dm_weight or fake.updates, or lower objective.alpha or optim.student_lr."
+        )
+        return self._edge("distance", distance > AWAY * max(self.nearest, 0.0), message)
 
     def _edge(self, kind: str, wrong: bool, message: str) -> list[Alarm]:
         if not wrong:

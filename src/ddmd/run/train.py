@@ -202,12 +202,14 @@ class Training:
         self.accelerator.wait_for_everyone()
 
     def _judge(self, log: Logs, scores: dict[str, Any]) -> None:
-        assert self.parts.suite is not None
+        suite = self.parts.suite
+        assert suite is not None
         numbers = {f"validation_{k}": v for k, v in scores.items() if isinstance(v, float)}
         log.write({"cycle": self.cycle, "seconds": round(self.seconds, 2), **numbers})
         shown = ", ".join(f"{name} {scores[name]:.3g}" for name in SPOKEN if name in scores)
         self.observer.say(f"cycle {self.cycle}: validation {shown}")
-        best, alarms = self.health.judge(self.cycle, scores[self.parts.suite.main])
+        best, alarms = self.health.judge(self.cycle, scores[suite.main])
+        alarms += self.health.measure(self.cycle, scores[suite.distance])
         if best:
             ckpt.save_best(self.folder / "checkpoints", self.cycle, {"average": self.average}, {"cycle": self.cycle, **numbers})
         for alarm in alarms:

@@ -21,13 +21,15 @@ SUITES = ("shapes", "emoji")
 class Suite(Protocol):
     """A world in which images can be scored against their prompts.
 
-    `main` names the score that a student is chosen by (higher is better), `tolerance` a fall of it that is noise;
+    `main` names the score that a student is chosen by (higher is better), `tolerance` a fall of it that is noise, `distance` the
+    score that says how far the pictures are from the data;
     `about` explains the scores to a reader; `each` is the main score of every image, `features` what images are compared by. `reference` gives mean and std of the data's latents where the world knows them.
     """
 
     name: str
     main: str
     tolerance: float
+    distance: str
     about: str
 
     def prompts(self, split: str, n: int) -> list[str]: ...

@@ -24,6 +24,7 @@ class EmojiSuite:
     name = "emoji"
     main = "text_image"
     tolerance = 1.0
+    distance = "kid_lite0"
     about = (
         "text_image: 100 x cosine of picture and prompt by a small CLIP-like head on EfficientNet-Lite0 and MiniLM, with its 95 % "
         "interval; recall: share of pictures whose own concept is among the five nearest of all; style: share drawn in the style "

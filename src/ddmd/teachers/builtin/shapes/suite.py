@@ -24,6 +24,7 @@ class ShapesSuite:
     name = "shapes"
     main = "overall"
     tolerance = 0.02
+    distance = "frechet"
     about = (
         "overall: share of prompts whose every stated attribute is right, with its 95 % interval; frechet: on the verifier's "
         "features against fresh renders, comparable only within this suite."
