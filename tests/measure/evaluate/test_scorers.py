@@ -1,6 +1,7 @@
 """Scorers of real architectures with random weights: against transformers' own calls, and against open_clip's layout written with torch alone."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -245,3 +246,15 @@ def test_a_folder_that_is_no_model_is_a_line(tmp_path):
     for load in (ClipRater, VisualAnswerer):
         with pytest.raises(InputError, match="no (CLIP model|model that sees)"):
             load(tmp_path)
+
+
+def test_a_processor_that_needs_another_package_is_a_line(tmp_path, monkeypatch):
+    """Qwen2-VL's needs torchvision, for films."""
+    import transformers
+
+    def missing(*args, **kwargs):
+        raise ImportError("Qwen2VLVideoProcessor requires the Torchvision library")
+
+    monkeypatch.setattr(transformers, "AutoConfig", SimpleNamespace(from_pretrained=missing))
+    with pytest.raises(InputError, match="needs another package.*Torchvision"):
+        VisualAnswerer(tmp_path)

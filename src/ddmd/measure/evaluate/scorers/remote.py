@@ -22,9 +22,30 @@ if TYPE_CHECKING:
 
 ADAPTERS = Path(__file__).parent.parent / "adapters"
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "imagereward": ("image-reward==1.5", "transformers==4.36.2", "timm==0.6.13", "openai-clip==1.0.1", "numpy<2", "setuptools<81"),
-    "hps3": ("hpsv3==1.0.0", "transformers==4.45.2", "pyyaml"),
-    "mplug": ("modelscope==1.40.2", "transformers==4.36.2", "numpy<2", "setuptools<81"),
+    # It imports diffusers and datasets, whose newer releases need a newer transformers and NumPy.
+    "imagereward": (
+        "image-reward==1.5",
+        "transformers==4.36.2",
+        "timm==0.6.13",
+        "openai-clip==1.0.1",
+        "diffusers==0.31.0",
+        "datasets<3",
+        "pyarrow<19",
+        "pandas<3",
+        "numpy<2",
+        "setuptools<81",
+    ),
+    "hps3": ("hpsv3==1.0.0", "transformers==4.45.2", "matplotlib", "tensorboard", "pyyaml"),
+    "mplug": (
+        "modelscope==1.40.2",
+        "transformers==4.36.2",
+        "timm==0.6.13",
+        "torch",
+        "torchvision",
+        "addict",
+        "numpy<2",
+        "setuptools<81",
+    ),
 }
 DONE = "ddmd-scorer.json"
 

@@ -33,6 +33,9 @@ class VisualAnswerer:
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:100]
             raise InputError(str(folder), f"no model that sees ({reason})", "give a model's folder in transformers' format") from error
+        except ImportError as error:  # a chat model's processor may need torchvision, for films
+            reason = " ".join(str(error).split())[:100]
+            raise InputError(str(folder), f"a model that needs another package ({reason})", "install that package") from error
         self.kind, self._folder = kind, folder
         self.device = best_device()
         self.model.to(self.device)
