@@ -1,7 +1,8 @@
 """Run the laboratory's experiments at the settings of docs/results.md, and write docs/lab/EXPERIMENT.md with its figures from them.
 
-    python benchmarks/results.py [EXPERIMENT ...] [--seeds 5] [--runs runs/lab] [--out runs/results] [--jobs N]
+    python benchmarks/results.py [EXPERIMENT[:KEY=VALUE,...] ...] [--seeds 5] [--runs runs/lab] [--out runs/results] [--jobs N]
 
+`table1:objective.alpha=8` is table1 with that setting, on a page of its own (table1-objective-alpha-8.md).
 Finished runs are used again, so that with all of them done only the pages are written. All runs of all experiments share these
 settings: no decay of the learning rate (nothing may hide a collapse), alpha 4, two fake updates a cycle, 60 cycles.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -43,34 +45,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/results"))
     parser.add_argument("--jobs", type=int)
     args = parser.parse_args()
-    for name in args.experiments:
-        words = [
-            "lab",
-            name,
-            *SETTINGS,
-            *MORE.get(name, ()),
-            "--seeds",
-            str(args.seeds),
-            "--runs",
-            str(args.runs),
-            "--out",
-            str(args.out / name),
-        ]
+    for asked in args.experiments:
+        experiment, _, keys = asked.partition(":")
+        name = re.sub(r"[^a-z0-9]+", "-", asked)
+        words = ["lab", experiment, *SETTINGS, *MORE.get(experiment, ()), *(keys.split(",") if keys else ())]
+        words += ["--seeds", str(args.seeds), "--runs", str(args.runs), "--out", str(args.out / name)]
         words += ["--jobs", str(args.jobs)] if args.jobs else []
         subprocess.run([sys.executable, "-m", "ddmd.cli", *words], check=True)
-        print(publish(name, args.out / name, args.seeds))
+        print(publish(asked, name, args.out / name, args.seeds))
 
 
-def publish(name: str, made: Path, seeds: int) -> Path:
+def publish(asked: str, name: str, made: Path, seeds: int) -> Path:
     """One page of docs/lab, with the figures beside it."""
     facts = json.loads((made / "results.json").read_text())
     scores = rows_of(made / "scores.csv")
     for row in scores:
         row["value"] = float(row["value"])
     teacher = {f"{label} (1,000 prompts)": row for label, row in shipped_scores("shapes", 1000).items()}
-    command = f"python benchmarks/results.py {name} --seeds {seeds}"
+    command = f"python benchmarks/results.py {asked} --seeds {seeds}"
+    about = EXPERIMENTS[asked.partition(":")[0]].about
     body = [
-        f"# {name}: {EXPERIMENTS[name].about}",
+        f"# {asked}: {about}",
         f"`{command}`, which runs\n\n    {shlex.join(facts['command'].split())}\n\n{facts['machine']}; {len(facts['seeds'])} "
         f"seed{'s' * (len(facts['seeds']) > 1)}; {facts['seconds'] / 60:.0f} minutes of runs, two at a time. Mean ± standard deviation over seeds; 500 report prompts.",
         markdown_table(score_table(scores, teacher)),

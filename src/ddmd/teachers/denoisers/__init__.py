@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ...errors import InputError
 from .base import Denoiser
 
@@ -57,7 +59,6 @@ def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser
 
     quiet_libraries()  # before diffusers is imported: some of it speaks then
 
-    import torch
     from diffusers import DiffusionPipeline
 
     try:
@@ -79,4 +80,6 @@ def as_denoiser(pipeline: Any, folder: Path, resolution: int | None = None) -> D
     denoiser.folder = folder
     if denoiser.resolution > LARGE:
         pipeline.vae.enable_slicing()
+    if all(parameter.ndim < 5 for parameter in pipeline.vae.parameters()):  # those of films have no such format
+        pipeline.vae.to(memory_format=torch.channels_last)  # faster convolutions, on processors and GPUs
     return denoiser
