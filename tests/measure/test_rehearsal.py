@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from typer.testing import CliRunner
 
 from ddmd import cli
+from ddmd.errors import InputError
 from ddmd.measure.rehearsal import Count, rehearse
 from ddmd.method.batch import Batch, Reals
 from ddmd.run.recipe import load_recipe
@@ -117,3 +118,13 @@ def test_doctor_names_the_most(twin):
     stages = ("between cycles", "encoding prompts", "a generator update", "a fake update", "sample pictures")
     assert rows["the most"] == max(rows[stage] for stage in stages)
     assert "less memory: " in result.stdout
+
+
+def test_a_folder_that_lacks_a_part_is_a_line(tmp_path):
+    folder = save_twin("sdxl-kl", tmp_path / "twin")
+    (folder / "text_encoder_2" / "config.json").unlink()
+    with pytest.raises(InputError, match="does not open"):
+        rehearse(load_recipe("sdxl_ddmd_lora", [f"model={folder}"]))
+    (folder / "model_index.json").unlink()
+    with pytest.raises(InputError, match="model_index"):
+        rehearse(load_recipe("sdxl_ddmd_lora", [f"model={folder}"]))

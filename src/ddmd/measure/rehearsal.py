@@ -24,13 +24,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
+from ..errors import InputError
 from ..method.batch import Batch, Reals, batch_size, select
 from ..method.distiller import MeanVariance
 from ..run.assembly import build_distiller, build_roles
 from ..run.recipe import Recipe
 from ..run.setup import SHOWN, training_prompts
 from ..teachers.builtin import load_suite, model_folder
-from ..teachers.denoisers import Denoiser, as_denoiser
+from ..teachers.denoisers import Denoiser, as_denoiser, family_of
 from ..teachers.prompts import encode_all
 from ..teachers.sampling import at_once, guided
 
@@ -135,10 +136,11 @@ class Count(TorchDispatchMode):
         self.now -= self._live.pop(key)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.prim.device.default:
-            return args[0].fake_device  # half of all calls, and none of them makes anything
-        if isinstance(args[0] if args else None, FakeTensor) and func is torch.ops.aten.index.Tensor:
-            args = (args[0], _places(args[1]))
+        if args and isinstance(args[0], FakeTensor):
+            if func is torch.ops.prim.device.default:
+                return args[0].fake_device  # half of all calls, and none of them makes anything
+            if func is torch.ops.aten.index.Tensor:
+                args = (args[0], _places(args[1]))
         made = func(*args, **(kwargs or {}))
         for value in tree_leaves(made):
             if isinstance(value, Tensor):
@@ -199,18 +201,26 @@ def _moments(recipe: Recipe, lr: float, parameters: list[nn.Parameter]) -> Momen
 
 
 def open_without_weights(recipe: Recipe, fake: FakeTensorMode) -> Denoiser:
-    """A pipeline folder as a denoiser whose networks have their shapes alone."""
+    """A pipeline folder as a denoiser whose networks have their shapes alone. Raises InputError for one that does not open."""
     import diffusers
 
     folder = model_folder(recipe.model)
+    family_of(folder)
     index = json.loads((folder / "model_index.json").read_text())
     parts = {}
-    for name, value in index.items():
-        if isinstance(value, list):
-            parts[name] = _part(folder / name, value[0], value[1], fake) if value[0] in ("diffusers", "transformers") else None
-        elif not name.startswith("_"):
-            parts[name] = value
-    return as_denoiser(getattr(diffusers, index["_class_name"])(**parts), folder, recipe.resolution)
+    try:
+        for name, value in index.items():
+            if isinstance(value, list):
+                parts[name] = _part(folder / name, value[0], value[1], fake) if value[0] in ("diffusers", "transformers") else None
+            elif not name.startswith("_"):
+                parts[name] = value
+        pipeline = getattr(diffusers, index["_class_name"])(**parts)
+    except Exception as error:  # as in `load_denoiser`: two libraries raise a dozen types for a damaged folder
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            str(folder), f"a pipeline that does not open ({type(error).__name__}: {reason})", "copy the folder again"
+        ) from error
+    return as_denoiser(pipeline, folder, recipe.resolution)
 
 
 def _part(folder: Path, library: str, name: str, fake: FakeTensorMode) -> Any:
