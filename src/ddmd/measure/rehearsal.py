@@ -35,7 +35,7 @@ from ..teachers.denoisers import Denoiser, as_denoiser, family_of
 from ..teachers.prompts import encode_all
 from ..teachers.sampling import at_once, guided
 
-# A prompt of some length, where the recipe names none yet.
+# A prompt of some length, where the recipe's file is not there yet.
 WORDS = "a lighthouse on a rocky shore at dusk, its beam over dark waves, gulls, oil painting, " * 4
 ENCODED_AT_ONCE = 64  # prompts: a shard of the cache
 ENCODING, GENERATOR, PICTURES = "encoding prompts", "a generator update", "sample pictures"
@@ -52,8 +52,7 @@ def rehearse(recipe: Recipe, report: Report = lambda stage, done, total: None) -
         denoiser = open_without_weights(recipe, on_stage.fake)
         network = sum(p.numel() * p.element_size() for p in denoiser.network.parameters())
         with on_stage(ENCODING):
-            texts = training_prompts(recipe, load_suite(recipe.suite) if recipe.suite else None)
-            cond = encode_all(denoiser, [max(texts, key=len, default=WORDS)] * ENCODED_AT_ONCE)
+            cond = encode_all(denoiser, [_longest_prompt(recipe)] * ENCODED_AT_ONCE)
             uncond = denoiser.unconditional(size)
         on_stage.peaks[ENCODING] -= network  # which comes to the device only afterwards
         if recipe.suite is None:
@@ -196,6 +195,12 @@ class Moments(torch.optim.Optimizer):
         """Nothing."""
 
 
+def _longest_prompt(recipe: Recipe) -> str:
+    if recipe.train.prompts and not Path(recipe.train.prompts).exists():
+        return WORDS
+    return max(training_prompts(recipe, load_suite(recipe.suite) if recipe.suite else None), key=len, default=WORDS)
+
+
 def _moments(recipe: Recipe, lr: float, parameters: list[nn.Parameter]) -> Moments:
     return Moments(parameters, torch.int8 if recipe.optim.optimizer == "adamw8bit" else torch.float32)
 
@@ -228,6 +233,8 @@ def _part(folder: Path, library: str, name: str, fake: FakeTensorMode) -> Any:
     kind = getattr(importlib.import_module(library), name)
     if not issubclass(kind, nn.Module):
         return kind.from_pretrained(folder)
+    if not (folder / "config.json").is_file():  # transformers would take its defaults
+        raise FileNotFoundError(f"no config.json in {folder.name}")
     with fake:
         if library == "diffusers":
             return kind.from_config(kind.load_config(folder)).eval()
