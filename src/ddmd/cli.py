@@ -225,7 +225,8 @@ def _print_estimate(recipe: str, overrides: list[str]) -> None:
     quiet_libraries()
     with Screen() as screen:
         peaks = rehearse(asked, lambda stage, done, total: screen.count(f"rehearsing {stage}", done, total))
-    print("at its peaks, rehearsed on tensors without contents:")
+    whole = ", for one process: optim.sharded divides weights, gradients and moments by torchrun's processes" if asked.optim.sharded else ""
+    print(f"at its peaks, rehearsed on tensors without contents{whole}:")
     _print_sizes({**peaks, "the most": max(peaks.values())})
     print("less memory: " + (", ".join(found.savings) or "nothing more to set"))
 

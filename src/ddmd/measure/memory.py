@@ -69,6 +69,7 @@ def _savings(recipe: Recipe) -> list[str]:
         "optim.optimizer=adamw8bit": recipe.adapters is None and optim.optimizer == "adamw",
         "optim.gradient_checkpointing=true": not optim.gradient_checkpointing,
         "objective.split_teacher=true": not recipe.objective.split_teacher,
+        "optim.sharded=true (several GPUs)": recipe.adapters is None and optim.optimizer == "adamw" and not optim.sharded,
         f"optim.gradient_accumulation={recipe.train.batch}": optim.gradient_accumulation < recipe.train.batch,
     }
     return [key for key, open_to in found.items() if open_to]

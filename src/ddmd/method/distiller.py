@@ -301,6 +301,8 @@ class Distiller:
             samples.append(sample)
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, self.plan.clip)
+        if hasattr(norm, "full_tensor"):  # of gradients divided among processes
+            norm = norm.full_tensor()
         optimizer.step()
         averages = {key: torch.stack([metrics[key].float() for metrics in said]).mean() for key in said[0]}
         return Update({**averages, f"{name}_grad_norm": norm.detach()}, joined(samples))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,8 +20,9 @@ MakeOptimizer = Callable[[Recipe, float, list[nn.Parameter]], torch.optim.Optimi
 """(recipe, learning rate, what it trains)."""
 
 
-def build_roles(recipe: Recipe, denoiser: Denoiser) -> Roles:
-    """The networks that the recipe trains, on copies or on adapters."""
+def build_roles(recipe: Recipe, denoiser: Denoiser, trained: Sequence[str] | None = None) -> Roles:
+    """The networks that the recipe trains, or those of them that are named, on copies or on adapters."""
+    trained = trained or recipe.trained_roles
     if recipe.optim.gradient_checkpointing:
         network: Any = denoiser.network
         network.enable_gradient_checkpointing()
@@ -29,10 +30,10 @@ def build_roles(recipe: Recipe, denoiser: Denoiser) -> Roles:
     call = in_bfloat16(denoiser.call) if bf16 else denoiser.call
     frozen = torch.bfloat16 if bf16 else torch.float32
     if recipe.adapters is None:
-        return CopyRoles(denoiser.network, call, recipe.trained_roles, denoiser.feature_block, frozen)
+        return CopyRoles(denoiser.network, call, trained, denoiser.feature_block, frozen)
     ranks = recipe.adapters
     return LoraRoles(
-        denoiser.network, call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, recipe.trained_roles, denoiser.feature_block, frozen,
+        denoiser.network, call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, trained, denoiser.feature_block, frozen,
         ranks.base == "int8",
     )  # fmt: skip
 
@@ -98,7 +99,8 @@ def _adversary(
     with torch.no_grad():
         z = torch.zeros((size, *denoiser.shape), device=device)
         features = roles.features(role, z, z.new_ones(size, dtype=torch.float64), cond)
-    head = Head(features.shape[1] if features.ndim == 4 else features.shape[-1]).to(device)
+    head: Any = Head(features.shape[1] if features.ndim == 4 else features.shape[-1]).to(device)
+    head = roles.divide(head) if roles.divide else head
     own = None
     if role == "discriminator":
         own = optimizer(recipe, recipe.optim.fake_lr, [*roles.parameters(role), *head.parameters()])

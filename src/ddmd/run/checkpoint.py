@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import folder_atomic, write_json
 from ..teachers.eight_bit import eight_bit_parts, eight_bit_state
+from ..teachers.sharding import placed_like
 
 Tensors = dict[str, Tensor]
 
@@ -40,6 +41,10 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None
             state.setdefault(int(index), {})[key] = value
     for (number, key), parts in eight_bit.items():
         state.setdefault(number, {})[key] = eight_bit_state(parts)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, fields in state.items():
+        own = parameters[number]
+        state[number] = {key: placed_like(value, own) if value.shape == own.shape else value for key, value in fields.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -16,7 +16,7 @@ from ..files import folder_atomic, write_json
 from ..method.student import Sampler
 from ..teachers.builtin import model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
-from ..teachers.roles import CopyRoles, LoraRoles, Roles
+from ..teachers.roles import STUDENT_ONLY, CopyRoles, LoraRoles, Roles
 from .assembly import build_roles
 from .card import adapter_usage, comfyui_usage, model_card, pipeline_usage
 from .checkpoint import stored_weights
@@ -112,7 +112,7 @@ def export_run(run: Path, to: str, out: Path) -> Path:
         raise InputError("--to", f"{to} for a student that is a full copy", "use diffusers, or distil with adapters.rank")
     weights, cycle = stored_weights(run / "checkpoints", recipe.train.export)
     denoiser = load_denoiser(model_folder(recipe.model), recipe.resolution)
-    roles, sampler = build_roles(recipe, denoiser), recipe.student.sampler or denoiser.sampler
+    roles, sampler = build_roles(recipe, denoiser, STUDENT_ONLY), recipe.student.sampler or denoiser.sampler
     roles.load_state_dict("student", weights)
     if to == "diffusers":
         export_student(out, recipe, denoiser, student_network(roles, denoiser), sampler, cycle)

@@ -10,9 +10,11 @@ from typing import Any
 from ..files import write_json
 from ..method.student import uniform_grid
 from ..teachers.builtin import BUILTIN, WEIGHTS, model_folder
-from ..teachers.roles import LoraRoles
+from ..teachers.denoisers import load_denoiser
+from ..teachers.roles import STUDENT_ONLY, LoraRoles, Roles
 from ..teachers.sampling import bare
 from . import checkpoint as ckpt
+from .assembly import build_roles
 from .export import export_lora, export_student, student_network
 from .report import write_report
 from .results import Setting, results_object, score_row, seconds_per_image, teacher_settings, weights_hash
@@ -26,11 +28,12 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
     """Export student/, write results.json and report.html; returns the results."""
     recipe, parts, folder = training.recipe, training.parts, training.folder
     weights, chosen = ckpt.stored_weights(folder / "checkpoints", recipe.train.export)
-    parts.roles.load_state_dict("student", weights)
-    network = student_network(parts.roles, parts.denoiser)
+    roles = whole_roles(training) if recipe.optim.sharded else parts.roles
+    roles.load_state_dict("student", weights)
+    network = student_network(roles, parts.denoiser)
     export_student(folder / "student", recipe, parts.denoiser, network, parts.sampler, chosen)
-    if isinstance(parts.roles, LoraRoles):
-        export_lora(folder / "student-lora", recipe, parts.denoiser, parts.roles, parts.sampler, chosen)
+    if isinstance(roles, LoraRoles):
+        export_lora(folder / "student-lora", recipe, parts.denoiser, roles, parts.sampler, chosen)
 
     scores: dict[str, Any] = {}
     note = f"The exported student is the average at cycle {chosen} of {training.cycle}."
@@ -51,9 +54,9 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
             if known.get("steps") == setting.steps and known.get("guidance") == setting.guidance:
                 scores[name] = {**known, "source": "shipped with the teacher; `ddmd evaluate` measures it again"}
                 # Speed is only comparable within one run, on one machine.
-                scores[name]["seconds_per_image"] = seconds_per_image(parts.denoiser, parts.roles.teacher, setting, cond)
+                scores[name]["seconds_per_image"] = seconds_per_image(parts.denoiser, roles.teacher, setting, cond)
             else:
-                scores[name] = row(name, setting, parts.roles.teacher)
+                scores[name] = row(name, setting, roles.teacher)
         scores["student"] = row("student", training.student_setting, student)
         for steps in recipe.report.student_steps:
             other = Setting(uniform_grid(steps), parts.sampler, 1.0)
@@ -72,6 +75,14 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
     write_json(folder / "results.json", results)
     write_report(folder, f"{recipe.name}: {recipe.about}", recipe.to_yaml(), results, training.alarms, training.seconds)
     return results
+
+
+def whole_roles(training: Training) -> Roles:
+    """Teacher and student of a sharded run on this process alone, opened again: its own networks answer only all together."""
+    recipe, denoiser = training.recipe, training.parts.denoiser
+    roles = build_roles(recipe, load_denoiser(denoiser.folder, denoiser.resolution), STUDENT_ONLY)
+    roles.wrap(lambda network: network, training.accelerator.device)
+    return roles
 
 
 def shipped_scores(model: str, prompts: int) -> dict[str, dict[str, Any]]:

@@ -119,6 +119,7 @@ class OptimSection(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.95
     gradient_checkpointing: bool = False
     gradient_accumulation: Count = 1  # parts of a batch, one after another, for one optimiser step
+    sharded: bool = False  # FSDP2: weights, gradients and moments divided among torchrun's processes; else DDP, whole in each
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: frozen weights in it, trained ones in float32 and computed in it
 
 
@@ -184,6 +185,8 @@ class Recipe(Section):
             raise ValueError(
                 f"optim.gradient_accumulation: found {self.optim.gradient_accumulation}; it must divide train.batch, {self.train.batch}"
             )
+        if self.optim.sharded and (self.optim.optimizer != "adamw" or (self.adapters and self.adapters.base != "own")):
+            raise ValueError("optim.sharded: found eight-bit weights or moments, which are not divided; leave one of them out")
         if self.suite is None and self.train.prompts is None:
             raise ValueError("train.prompts: found none and no suite to draw them from; give a text file, one prompt a line")
         if self.fake.follow and self.adapters and self.adapters.fake_rank not in (None, self.adapters.rank):

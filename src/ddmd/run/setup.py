@@ -23,6 +23,7 @@ from ..teachers.prompt_files import read_prompts
 from ..teachers.prompts import Encoded, HeldLatents, Latents, PromptTable, RealTable, encode_all, encoded_prompts
 from ..teachers.reals import LatentCache, kept_teacher_latents
 from ..teachers.roles import Roles
+from ..teachers.sharding import placed_like, shard
 from .assembly import build_distiller, build_roles
 from .checkpoint import Tensors, pack_optimizer, unpack_optimizer
 from .recipe import Recipe
@@ -78,7 +79,7 @@ class Parts:
         return self.prompts.encoded.rows(torch.tensor([place[prompt] for prompt in prompts]))
 
     def tensors(self) -> dict[str, Tensors]:
-        """Everything trained, by name, for a checkpoint."""
+        """Everything trained, by name, for a checkpoint; divided among processes where the networks are."""
         found = {role: self.roles.state_dict(role) for role in self.roles.trained}
         found |= {f"{role}_optimizer": pack_optimizer(optimizer) for role, optimizer in self.optimizers.items()}
         if self.distiller.adversary is not None:
@@ -90,9 +91,18 @@ class Parts:
         for role in self.roles.trained:
             self.roles.load_state_dict(role, saved[role])
         if self.distiller.adversary is not None:
-            self.distiller.adversary.head.load_state_dict(saved["head"])
+            own = self.distiller.adversary.head.state_dict()
+            self.distiller.adversary.head.load_state_dict({name: placed_like(value, own[name]) for name, value in saved["head"].items()})
         for role, optimizer in self.optimizers.items():
             unpack_optimizer(optimizer, saved[f"{role}_optimizer"])
+
+
+def accelerator_for(recipe: Recipe) -> Any:
+    """Accelerate as a recipe needs it: on a shared base a backward pass leaves the other adapter unused."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    unused = recipe.adapters is not None or recipe.objective.gan is not None  # a feature's leaves all behind its block
+    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if unused else [])
 
 
 def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, total: None) -> Parts:
@@ -113,7 +123,12 @@ def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, to
     if suite is None:
         denoiser.drop_encoders()  # before the network comes: they can be larger than it
     roles = build_roles(recipe, denoiser)
-    roles.wrap(accelerator.prepare_model, device)
+    if recipe.optim.sharded:
+        if accelerator.num_processes == 1:
+            raise InputError("optim.sharded", "one process", "start with torchrun --nproc-per-node N -m ddmd.cli, or leave it out")
+        roles.shard(partial(shard, device=device, processes=accelerator.num_processes))
+    else:
+        roles.wrap(accelerator.prepare_model, device)
 
     def samples(number: int) -> Tensor:
         """Latents of the teacher's own pictures of the first prompts."""
@@ -133,6 +148,10 @@ def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, to
         check_guidance(denoiser, roles.teacher, prompts.at(0), prompts.uncond, probe)
 
     distiller = build_distiller(recipe, denoiser, roles, prompts.at(0), mean_variance, device, rank)
+    if distiller.adversary is not None and accelerator.num_processes > 1 and not recipe.optim.sharded:
+        own = roles.parameters("discriminator") if "discriminator" in roles.trained else []
+        for parameter in (*own, *distiller.adversary.head.parameters()):  # which DDP does not hold
+            parameter.register_hook(partial(accelerator.reduce, reduction="mean"))
     sampler = recipe.student.sampler or denoiser.sampler
     return Parts(recipe, denoiser, suite, prompts, watched, reals, roles, distiller, sampler)
 

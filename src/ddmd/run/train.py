@@ -19,12 +19,13 @@ from ..files import write_atomic
 from ..method.batch import Batch, Reals, Sample
 from ..teachers.denoisers.words import too_long
 from ..teachers.sampling import Network, sample_images
+from ..teachers.sharding import gathered, local, placed_like
 from . import checkpoint as ckpt
 from .health import Health, output_statistics
 from .pictures import comparison, png_bytes
 from .recipe import Recipe
 from .results import Setting, teacher_settings
-from .setup import Parts, build
+from .setup import Parts, accelerator_for, build
 
 SPOKEN = (
     "overall",
@@ -60,12 +61,7 @@ class Training:
     """A run in its folder. `run()` goes to the recipe's last cycle; a new Training with resume=True goes on, bit for bit on a CPU."""
 
     def __init__(self, recipe: Recipe, folder: Path, observer: Observer, resume: bool = False) -> None:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-
-        # On a shared base a backward pass leaves the other adapter unused; a feature's leaves all behind its block.
-        partial = recipe.adapters is not None or recipe.objective.gan is not None
-        handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if partial else []
-        self.accelerator = Accelerator(kwargs_handlers=handlers)
+        self.accelerator = accelerator_for(recipe)
         self.recipe, self.folder, self.observer = recipe, folder, observer
         self.lead = self.accelerator.is_main_process
         check_folder(recipe, folder, resume)
@@ -124,7 +120,7 @@ class Training:
         with torch.no_grad():
             decay = min(self.recipe.optim.ema, (1 + self.cycle) / (10 + self.cycle))
             own = self.parts.roles.named_parameters("student")
-            torch._foreach_lerp_([self.average[name] for name in own], [p.detach() for p in own.values()], 1 - decay)
+            torch._foreach_lerp_([local(self.average[name]) for name in own], [local(p.detach()) for p in own.values()], 1 - decay)
         known: Sample | None = update.sample if fake.turn == "joint" else None
         for _ in range(fake.updates if "fake" in self.parts.roles.trained else 0):
             learned = distiller.fake_update(None if known else self._batch(), known, self._reals())
@@ -185,23 +181,23 @@ class Training:
 
     def _evaluate(self, log: Logs) -> None:
         """Sample grid and, in a suite, exact scores of the averaged student on validation prompts; keeps the best."""
-        if not self.lead:
-            self.accelerator.wait_for_everyone()
-            return
-        with self.averaged() as network:
-            setting, watched = self.student_setting, self.parts.watched
-            images = sample_images(self.parts.denoiser, network, watched.shown, setting.grid, setting.sampler, 1.0, self.recipe.seed)
-            columns = {**self.teacher_images, f"student {setting.steps}": images}
+        setting, watched, suite = self.student_setting, self.parts.watched, self.parts.suite
+        if self.lead or self.recipe.optim.sharded:  # a divided network answers only when all processes ask
+            with self.averaged() as network:
+                conditions = [watched.shown, watched.validation] if suite else [watched.shown]
+                shown, *judged = [
+                    sample_images(self.parts.denoiser, network, cond, setting.grid, setting.sampler, 1.0, self.recipe.seed)
+                    for cond in conditions
+                ]
+            average = gathered(self.average, self.lead)
+        if self.lead:
+            columns = {**self.teacher_images, f"student {setting.steps}": shown}
             write_atomic(self.folder / "samples" / f"cycle-{self.cycle:06d}.png", png_bytes(comparison(columns, watched.shown_prompts)))
-            if self.parts.suite is not None:
-                images = sample_images(
-                    self.parts.denoiser, network, watched.validation, setting.grid, setting.sampler, 1.0, self.recipe.seed
-                )
-        if self.parts.suite is not None:
-            self._judge(log, self.parts.suite.score(images, watched.validation_prompts))
+            if suite is not None:
+                self._judge(log, suite.score(judged[0], watched.validation_prompts), average)
         self.accelerator.wait_for_everyone()
 
-    def _judge(self, log: Logs, scores: dict[str, Any]) -> None:
+    def _judge(self, log: Logs, scores: dict[str, Any], average: ckpt.Tensors) -> None:
         suite = self.parts.suite
         assert suite is not None
         numbers = {f"validation_{k}": v for k, v in scores.items() if isinstance(v, float)}
@@ -211,7 +207,7 @@ class Training:
         best, alarms = self.health.judge(self.cycle, scores[suite.main])
         alarms += self.health.measure(self.cycle, scores[suite.distance])
         if best:
-            ckpt.save_best(self.folder / "checkpoints", self.cycle, {"average": self.average}, {"cycle": self.cycle, **numbers})
+            ckpt.save_best(self.folder / "checkpoints", self.cycle, {"average": average}, {"cycle": self.cycle, **numbers})
         for alarm in alarms:
             self._alarm(alarm.message)
 
@@ -232,9 +228,12 @@ class Training:
             self._swap()
 
     def _swap(self) -> None:
-        """Exchange student and average in place: a third copy of a large student may not fit."""
+        """Exchange student and average in place, tensor by tensor: a third copy of a large student may not fit."""
         for name, parameter in self.parts.roles.named_parameters("student").items():
-            parameter.data, self.average[name] = self.average[name], parameter.data
+            own, average = local(parameter.detach()), local(self.average[name])
+            kept = own.clone()
+            own.copy_(average)
+            average.copy_(kept)
 
     def _prepare_samples(self) -> None:
         """The teacher's own images of the prompts in the sample grids, and what the alarms compare with."""
@@ -263,8 +262,9 @@ class Training:
         states = _gather(
             self.accelerator, {k: v.tolist() if isinstance(v, Tensor) else v for k, v in self.parts.distiller.state_dict().items()}
         )
+        held = {**self.parts.tensors(), "average": self.average}
+        tensors = {name: gathered(content, self.lead) for name, content in held.items()}
         if self.lead:
-            tensors = {**self.parts.tensors(), "average": self.average}
             facts = {
                 "cycle": self.cycle, "position": self.position, "seconds": self.seconds, "alarms": self.alarms,
                 "health": self.health.state_dict(), "distillers": states,
@@ -287,7 +287,8 @@ class Training:
             raise InputError(
                 str(folders[-1]), f"a checkpoint of another network ({reason})", "resume with the recipe it was made by"
             ) from error
-        self.average = {name: value.to(self.accelerator.device) for name, value in tensors["average"].items()}
+        own = parts.roles.named_parameters("student")
+        self.average = {name: placed_like(value.to(self.accelerator.device), own[name]) for name, value in tensors["average"].items()}
         if len(facts["distillers"]) != self.accelerator.num_processes:
             raise InputError(
                 str(folders[-1]), f"{len(facts['distillers'])} processes", f"resume with as many, not {self.accelerator.num_processes}"

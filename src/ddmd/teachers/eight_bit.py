@@ -36,7 +36,7 @@ def eight_bit_adamw(
 
 def eight_bit_parts(value: Any) -> dict[str, Tensor]:
     """The plain tensors that an eight-bit moment is made of; none of any other value."""
-    if type(value) is Tensor or not hasattr(value, "__tensor_flatten__"):
+    if type(value).__name__ != "OptimState8bit":  # torchao's, which need not be installed
         return {}
     names, (signed, *_) = value.__tensor_flatten__()
     return {name: getattr(value, name) for name in names} | {"signed": torch.tensor(signed)}

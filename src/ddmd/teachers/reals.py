@@ -27,6 +27,7 @@ from .denoisers.base import Denoiser
 from .pictures import Picture, read_picture
 from .prompts import Encoded, encode_all
 from .sampling import Network, bare, sample_latents
+from .sharding import everywhere
 
 SHARD = 64  # latents
 ABOUT = "about.json"
@@ -98,7 +99,7 @@ def kept_teacher_latents(
     precision = str(next(denoiser.network.parameters()).dtype)
     identity = json.dumps([fingerprint(denoiser, ("",)), denoiser.shape, precision, list(prompts), steps, alpha])
     path = cache_folder() / "teacher-samples" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
-    if is_whole(path):
+    if everywhere(is_whole(path)):
         with safe_open(path, "pt") as file:
             return file.get_tensor("latents")
     cond = encoded.rows(torch.arange(len(prompts)))

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from ..method.batch import Condition
 from .eight_bit import quantize_linears
+from .sharding import backward_from_inside, local, placed_like
 
 Call = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
 """How a family calls its network: (network, z, u, cond) -> native output."""
+Divide = Callable[[nn.Module], nn.Module]
+"""Divides a network among processes, in place (`sharding.shard`)."""
 STUDENT_ONLY, STUDENT_AND_FAKE = ("student",), ("student", "fake")
 
 
@@ -32,6 +35,7 @@ class Roles(ABC):
 
     def __init__(self, call: Call, trained: Sequence[str], feature_block: str) -> None:
         self.call, self.trained, self.feature_block = call, tuple(trained), feature_block
+        self.divide: Divide | None = None
 
     @abstractmethod
     def network(self, role: str) -> nn.Module:
@@ -48,6 +52,10 @@ class Roles(ABC):
     @abstractmethod
     def wrap(self, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> None:
         """Move to a device and hand the trained modules to an engine (accelerate's `prepare_model`, say)."""
+
+    @abstractmethod
+    def shard(self, divide: Divide) -> None:
+        """Divide every network among processes, the teacher's too; `divide` is kept for what else is trained with them."""
 
     @abstractmethod
     def named_parameters(self, role: str) -> dict[str, nn.Parameter]:
@@ -77,6 +85,8 @@ class Roles(ABC):
             self.call(self.network(role), z, u, cond)
         finally:
             hook.remove()
+        if self.divide is not None:
+            backward_from_inside(self.plain(role), caught[0])
         return self._guarded(role, caught[0])
 
     def backward(self, role: str, loss: Tensor) -> None:
@@ -88,7 +98,7 @@ class Roles(ABC):
     def follow(self, rate: float) -> None:
         """Move the fake a share of the way to the student: fake <- (1 - rate) * fake + rate * student."""
         for fake, student in zip(self.parameters("fake"), self.parameters("student"), strict=True):
-            fake.lerp_(student, rate)
+            local(fake).lerp_(local(student), rate)
 
     def state_dict(self, role: str) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.named_parameters(role).items()}
@@ -99,7 +109,7 @@ class Roles(ABC):
         if own.keys() != state.keys():
             raise KeyError(f"{role}: {len(own.keys() ^ state.keys())} parameter names differ from the saved ones")
         for name, parameter in own.items():
-            parameter.copy_(state[name])
+            parameter.copy_(placed_like(state[name], parameter))
 
     def _guarded(self, role: str, output: Tensor) -> Tensor:
         if output.requires_grad:
@@ -147,7 +157,13 @@ class CopyRoles(Roles):
     def wrap(self, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> None:
         self.networks["teacher"].to(device)
         for role in self.networks.keys() - {"teacher"}:
-            self.networks[role] = prepare(self.networks[role].to(device))
+            network = self.networks[role].to(device)
+            # DDP waits for the gradient of every parameter; a discriminator's stop at its feature block.
+            self.networks[role] = network if role == "discriminator" else prepare(network)
+
+    def shard(self, divide: Divide) -> None:
+        self.divide = divide
+        self.networks = {role: divide(network) for role, network in self.networks.items()}
 
 
 class LoraRoles(Roles):
@@ -218,6 +234,12 @@ class LoraRoles(Roles):
 
     def wrap(self, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> None:
         self.base = prepare(self.base.to(device))
+
+    def shard(self, divide: Divide) -> None:
+        self.divide = divide
+        self.base = divide(self.base)
+        named = dict(self.base.named_parameters())
+        self._named = {role: {name: named[name] for name in own} for role, own in self._named.items()}
 
     def _activate(self, role: str) -> None:
         if role == self._active:
