@@ -2,7 +2,8 @@
 
     python benchmarks/results.py [EXPERIMENT[:KEY=VALUE,...] ...] [--seeds 5] [--runs runs/lab] [--out runs/results] [--jobs N]
 
-`table1:objective.alpha=8` is table1 with that setting, on a page of its own (table1-objective-alpha-8.md).
+`table1:objective.alpha=8` is table1 with that setting, on a page of its own (table1-objective-alpha-8.md); `fig3:recipe=emoji` is fig3 on the
+other embedded teacher.
 Finished runs are used again, so that with all of them done only the pages are written. All runs of all experiments share these
 settings: no decay of the learning rate (nothing may hide a collapse), alpha 4, two fake updates a cycle, 60 cycles.
 """
@@ -61,7 +62,8 @@ def publish(asked: str, name: str, made: Path, seeds: int) -> Path:
     scores = rows_of(made / "scores.csv")
     for row in scores:
         row["value"] = float(row["value"])
-    teacher = {f"{label} (1,000 prompts)": row for label, row in shipped_scores("shapes", 1000).items()}
+    model, prompts = ("emoji", 200) if "recipe=emoji" in facts["command"] else ("shapes", 1000)
+    teacher = {f"{label} ({prompts:,} prompts)": row for label, row in shipped_scores(model, prompts).items()}
     command = f"python benchmarks/results.py {asked} --seeds {seeds}"
     about = EXPERIMENTS[asked.partition(":")[0]].about
     body = [

@@ -18,11 +18,13 @@ pytest.importorskip("matplotlib")
 
 from ddmd import cli
 from ddmd.errors import InputError
-from ddmd.measure.lab.analysis import differences, effect_table, effects, paired_interval, score_table, summary
+from ddmd.measure.lab.analysis import differences, effect_table, effects, paired_interval, score_rows, score_table, summary
 from ddmd.measure.lab.cases import Case, make_cases
 from ddmd.measure.lab.experiments import EXPERIMENTS, experiment
 from ddmd.measure.lab.probes import artefact_removed, guidance_taken, likeness_table, match_moments, radial_spectrum
 from ddmd.measure.lab.runner import cycles_done, run_all
+from ddmd.teachers.builtin import model_folder
+from ddmd.teachers.denoisers import load_denoiser
 from tiny import save_twin
 
 TINY = (
@@ -68,11 +70,15 @@ def test_a_probe_that_another_experiment_asks_for_is_measured_later(tmp_path):
     (plain,) = make_cases(type(experiment("fig3"))("one case", two), TINY, 1, tmp_path, False)
     run_all([plain], 1, lambda *count: None)
     assert plain.finished and plain.probed("matched") is None
-    (asked,) = make_cases(type(experiment("fig3"))("the same", two, probes=("matched",)), TINY, 1, tmp_path, False)
+    (asked,) = make_cases(type(experiment("fig3"))("the same", two, probes=("matched", "memory")), TINY, 1, tmp_path, False)
     stamp = (asked.folder / "case.json").stat().st_mtime_ns
-    assert not asked.finished and asked.unprobed == ["matched"]
+    assert not asked.finished and asked.unprobed == ["matched", "memory"]
     run_all([asked], 1, lambda *count: None)
     assert asked.finished and asked.probed("matched")["frechet"] > 0
+    # Teacher, student, its gradients and moments and their average, all of the teacher's size; no fake model.
+    weights = sum(p.numel() * 4 for p in load_denoiser(model_folder("shapes")).network.parameters()) / 2**30
+    assert 6 * weights < asked.probed("memory")["cycle_gib"] < 12 * weights
+    assert score_table(score_rows([asked]), {})[0][-2:] == ["train seconds", "cycle gib"]
     assert (asked.folder / "case.json").stat().st_mtime_ns == stamp
 
 

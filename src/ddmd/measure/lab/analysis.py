@@ -21,6 +21,7 @@ SHOWN_SCORES = (
     "overall", "entity", "attribute", "relation", "global", "frechet", "text_image", "recall", "style", "kid_lite0", "mean", "std",
     "saturation", "detail", "clipped",
 )  # fmt: skip
+COSTS = ("train_seconds", "cycle_gib")  # shown where memory was asked for
 Rows = list[dict[str, Any]]
 
 
@@ -30,7 +31,7 @@ def score_rows(cases: Sequence[Case]) -> Rows:
     for case in cases:
         found = case.result()
         scores = {**found["scores"], **{f"matched_{k}": v for k, v in (case.probed("matched") or {}).items()}}
-        scores |= {"train_seconds": found["train_seconds"], "alarms": len(found["alarms"])}
+        scores |= {"train_seconds": found["train_seconds"], "alarms": len(found["alarms"]), **(case.probed("memory") or {})}
         rows += [{"case": case.label, "seed": case.seed, "score": name, "value": value} for name, value in scores.items()]
     return rows
 
@@ -159,6 +160,7 @@ def score_table(rows: Rows, teacher: dict[str, dict[str, Any]]) -> list[list[str
     """Header and rows of text: mean over seeds, with the standard deviation where there are several; the teacher's rows first."""
     found = summary([row for row in rows if not row["score"].startswith("matched_")])
     names = [name for name in SHOWN_SCORES if any(name in scores for scores in found.values())]
+    names += COSTS if any("cycle_gib" in scores for scores in found.values()) else ()
     table = [["", *(name.replace("_", " ") for name in names)]]
     for name, row in teacher.items():
         table.append([name, *("" if row.get(n) is None else _number(row[n]) for n in names)])

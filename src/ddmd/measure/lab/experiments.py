@@ -102,6 +102,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "Diff-Instruct, 1 step": ("objective.alpha=1", "objective.normalizer=none", "renoise.schedule=full", "student.steps=1"),
         },
         "DMD2",
+        ("memory",),
     ),
     "baking": Experiment(
         "Appendix A, measured: how much of the teacher's guidance direction the student has taken in, by level, over training",

@@ -18,6 +18,7 @@ from ...run.results import teacher_settings
 from ...run.train import Training
 from ...teachers.prompts import to_device
 from ...teachers.sampling import initial_noise, sample_images
+from ..rehearsal import rehearse
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 PROBED = 32  # prompts behind a probe over training
@@ -158,7 +159,13 @@ def _looks(training: Training, prompts: Sequence[str], fake: bool = False) -> An
                 yield facts["cycle"], z, u, cond, level, x if fake else predict(z, u)
 
 
-PROBES: dict[str, Probe] = {"spectrum": spectrum, "matched": matched, "baking": baking, "observer": observer}
+def memory(training: Training, images: Tensor, prompts: Sequence[str]) -> dict[str, float]:
+    """What a cycle holds at its peak, GiB, rehearsed on tensors without contents: the same on every machine."""
+    peaks = rehearse(training.recipe)
+    return {"cycle_gib": max(size for stage, size in peaks.items() if stage.endswith("update")) / 2**30}
+
+
+PROBES: dict[str, Probe] = {"spectrum": spectrum, "matched": matched, "baking": baking, "observer": observer, "memory": memory}
 
 
 def likeness_table(features: dict[str, Tensor]) -> list[tuple[str, str, float]]:
