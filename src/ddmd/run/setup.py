@@ -101,8 +101,7 @@ def accelerator_for(recipe: Recipe) -> Any:
     """Accelerate as a recipe needs it: on a shared base a backward pass leaves the other adapter unused."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    unused = recipe.adapters is not None or recipe.objective.gan is not None  # a feature's leaves all behind its block
-    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if unused else [])
+    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if recipe.adapters else [])
 
 
 def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, total: None) -> Parts:
