@@ -98,10 +98,14 @@ class Parts:
 
 
 def accelerator_for(recipe: Recipe) -> Any:
-    """Accelerate as a recipe needs it: on a shared base a backward pass leaves the other adapter unused."""
+    """Accelerate as a recipe needs it. Raises InputError where one process is asked to share its networks."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if recipe.adapters else [])
+    # On a shared base a backward pass leaves the other adapter unused.
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if recipe.adapters else [])
+    if recipe.optim.sharded and accelerator.num_processes == 1:
+        raise InputError("optim.sharded", "one process", "start with torchrun --nproc-per-node N -m ddmd.cli, or leave it out")
+    return accelerator
 
 
 def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, total: None) -> Parts:
@@ -123,8 +127,6 @@ def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, to
         denoiser.drop_encoders()  # before the network comes: they can be larger than it
     roles = build_roles(recipe, denoiser)
     if recipe.optim.sharded:
-        if accelerator.num_processes == 1:
-            raise InputError("optim.sharded", "one process", "start with torchrun --nproc-per-node N -m ddmd.cli, or leave it out")
         roles.shard(partial(shard, device=device, processes=accelerator.num_processes))
     else:
         roles.wrap(accelerator.prepare_model, device)
