@@ -69,7 +69,7 @@ def publish(asked: str, name: str, made: Path, seeds: int) -> Path:
     body = [
         f"# {asked}: {about}",
         f"`{command}`, which runs\n\n    {shlex.join(facts['command'].split())}\n\n{facts['machine']}; {len(facts['seeds'])} "
-        f"seed{'s' * (len(facts['seeds']) > 1)}; {facts['seconds'] / 60:.0f} minutes of runs, two at a time. Mean ± standard deviation over seeds; 500 report prompts.",
+        f"seed{'s' * (len(facts['seeds']) > 1)}; {facts['seconds'] / 60:.0f} minutes of runs, one thread each. Mean ± standard deviation over seeds; 500 report prompts.",
         markdown_table(score_table(scores, teacher)),
     ]
     matched = [{**row, "score": row["score"].removeprefix("matched_")} for row in scores if row["score"].startswith("matched_")]
