@@ -33,7 +33,8 @@ SETTINGS = (
 MORE = {"baking": ("train.keep_checkpoints=1000",)}
 DOCS = Path(__file__).parent.parent / "docs" / "lab"
 FIGURES = {
-    "strips": "The same prompts and noise, seed 0", "over_training": "Over training: mean and range over seeds", "spectrum": "Power by frequency",
+    "effects": "Against the reference: mean and range over seeds", "strips": "The same prompts and noise, seed 0",
+    "over_training": "Over training: mean and range over seeds", "spectrum": "Power by frequency",
     "baking": "Guidance taken in, by level", "observer": "The observer, by level", "observer_pictures": "Sample, real x0, fake x0, real - fake",
 }  # fmt: skip
 

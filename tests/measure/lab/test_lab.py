@@ -209,6 +209,7 @@ def test_a_student_that_is_its_teacher_has_baked_nothing_in(baked):
 def test_the_page_stands_alone_and_finished_runs_are_used_again(baked):
     folder, words = baked
     page = (folder / "index.html").read_text()
+    assert (folder / "effects.png").read_bytes()[:4] == b"\x89PNG"
     assert "data:image/png;base64," in page and "Guidance taken in" in page and "http:" not in page.partition("<body>")[2]
     scores = list(csv.DictReader((folder / "scores.csv").open()))
     assert {"overall", "frechet", "train_seconds"} <= {row["score"] for row in scores}

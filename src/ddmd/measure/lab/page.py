@@ -33,6 +33,10 @@ from .analysis import (
 from .cases import STRIP, Case
 from .experiments import Experiment
 
+COMPARED = {
+    "overall": "overall", "text_image": "text-image", "frechet": "Frechet", "kid_lite0": "KID-lite0", "saturation": "saturation",
+    "std": "standard deviation",
+}  # fmt: skip
 CURVES = {
     "validation_overall": "overall (validation)", "validation_text_image": "text-image (validation)", "validation_frechet": "Frechet (validation)",
     "validation_kid_lite0": "KID-lite0 (validation)", "validation_saturation": "saturation (validation)", "x_mean": "mean of outputs",
@@ -124,7 +128,8 @@ def _alarms(cases: Sequence[Case]) -> str:
 # ---- figures -----------------------------------------------------------------------------------------------------------
 
 FIGURES = {
-    "strips": "The same prompts and noise (first seed)", "over_training": "Over training: mean and range over seeds", "spectrum": "Power by frequency",
+    "effects": "Against the reference: mean and range over seeds", "strips": "The same prompts and noise (first seed)",
+    "over_training": "Over training: mean and range over seeds", "spectrum": "Power by frequency",
     "baking": "Guidance taken in", "observer": "What the observer sees", "observer_pictures": "Observer: sample, real x0, fake x0, their difference",
 }  # fmt: skip
 
@@ -132,6 +137,8 @@ FIGURES = {
 def draw_all(experiment: Experiment, cases: Sequence[Case], tables: dict[str, Rows]) -> dict[str, bytes]:
     """Every figure of an experiment as PNG."""
     figures = {"strips": png_bytes(strips(pictures_of(cases, STRIP)))}
+    if experiment.reference and any(row["score"] in COMPARED for row in tables["scores"]):
+        figures["effects"] = _against(experiment.reference, tables["scores"])
     if tables["curves"]:
         figures["over_training"] = _over_training(tables["curves"])
     if "spectrum" in experiment.probes:
@@ -164,6 +171,27 @@ def _figure(panels: int, draw: Callable[[list[Any]], None]) -> bytes:
     figure.savefig(out, format="png", dpi=110, bbox_inches="tight")
     plt.close(figure)
     return out.getvalue()
+
+
+def _against(reference: str, rows: Rows) -> bytes:
+    """Every case less the reference of its own seed: a dot for the mean, a bar for the range."""
+    values = {(row["case"], row["seed"], row["score"]): row["value"] for row in rows}
+    names = [name for name in COMPARED if any(score == name for _, _, score in values)]
+    labels = [label for label in dict.fromkeys(row["case"] for row in rows) if label != reference]
+
+    def draw(axes: list[Any]) -> None:
+        for axis, name in zip(axes, names):
+            for place, label in enumerate(labels):
+                seeds = [seed for case, seed, score in values if case == label and score == name and (reference, seed, name) in values]
+                apart = [values[label, seed, name] - values[reference, seed, name] for seed in seeds]
+                axis.plot([min(apart), max(apart)], [place, place], color="C0", alpha=0.4, lw=4)
+                axis.plot(np.mean(apart), place, "o", color="C0")
+            axis.axvline(0, color="#999", lw=0.8)
+            axis.set_yticks(range(len(labels)), labels, fontsize=8)
+            axis.invert_yaxis()
+            axis.set(title=f"{COMPARED[name]}, less that of {reference}")
+
+    return _figure(len(names), draw)
 
 
 def _over_training(rows: Rows) -> bytes:
