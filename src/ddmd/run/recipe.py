@@ -106,7 +106,7 @@ class AdaptersSection(Section):
 
 
 class OptimSection(Section):
-    """AdamW for both; `ema` averages the student that is evaluated and exported."""
+    """AdamW for both; `ema` averages the student that is evaluated and exported, from the teacher's weights on."""
 
     student_lr: Positive
     fake_lr: Positive
@@ -117,6 +117,7 @@ class OptimSection(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Positive = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    ema_warmup: bool = True  # a short average at first; false keeps the teacher's share in it, ema ** cycles
     gradient_checkpointing: bool = False
     gradient_accumulation: Count = 1  # parts of a batch, one after another, for one optimiser step
     sharded: bool = False  # FSDP2: weights, gradients and moments divided among torchrun's processes; else DDP, whole in each

@@ -118,7 +118,8 @@ class Training:
         update = distiller.generator_update(self._batch())
         metrics = {**update.metrics, **output_statistics(update.sample.x)}
         with torch.no_grad():
-            decay = min(self.recipe.optim.ema, (1 + self.cycle) / (10 + self.cycle))
+            optim = self.recipe.optim
+            decay = min(optim.ema, (1 + self.cycle) / (10 + self.cycle)) if optim.ema_warmup else optim.ema
             own = self.parts.roles.named_parameters("student")
             torch._foreach_lerp_([local(self.average[name]) for name in own], [local(p.detach()) for p in own.values()], 1 - decay)
         known: Sample | None = update.sample if fake.turn == "joint" else None

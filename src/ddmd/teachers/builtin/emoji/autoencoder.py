@@ -23,11 +23,20 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def train_autoencoder(pictures: Pictures, rows: list[int], steps: int, seed: int, report: Callable[[int, float], None]) -> Any:
-    """Learn to reproduce crops of the given pictures; its latents come out with unit variance (scaling_factor)."""
+def train_autoencoder(
+    pictures: Pictures, rows: list[int], steps: int, seed: int, report: Callable[[int, float], None], encoder_of: Any = None
+) -> Any:
+    """Learn to reproduce crops of the given pictures; its latents come out with unit variance (scaling_factor).
+
+    With `encoder_of`, a trained autoencoder, only a decoder is learnt, for that one's latents: networks trained on them stay good.
+    """
     torch.manual_seed(seed)
     vae = build_autoencoder().to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    if encoder_of is not None:
+        vae.encoder.load_state_dict(encoder_of.encoder.state_dict())
+        vae.encoder.requires_grad_(False)
+    learning = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.05)
     generator = torch.Generator().manual_seed(seed)
     source = pictures.images[rows]
@@ -39,12 +48,13 @@ def train_autoencoder(pictures: Pictures, rows: list[int], steps: int, seed: int
         loss = reconstruction_loss(restored.float(), x) + SPREAD_WEIGHT * z.float().square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         schedule.step()
         report(step + 1, loss.item())
     vae.eval().requires_grad_(False)
-    vae.register_to_config(scaling_factor=1 / latent_spread(vae, to_unit(source[:1000])))
+    scale = encoder_of.config.scaling_factor if encoder_of is not None else 1 / latent_spread(vae, to_unit(source[:1000]))
+    vae.register_to_config(scaling_factor=scale)
     return vae
 
 

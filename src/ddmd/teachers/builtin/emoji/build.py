@@ -13,6 +13,8 @@ LATENT_CHANNELS = 4
 DOWN = 4  # pixels on a side of one latent pixel
 TOKENS = 32  # the longest prompt that is read; two of them are its ends
 WIDTHS = (64, 128, 160)
+# A student decodes after four passes: at full resolution, where a block costs most, the decoder has none.
+DECODER_WIDTHS, DECODER_BLOCKS = (32, 32, 32), (4, 4, 0)
 
 
 def build_unet(size: int) -> Any:
@@ -31,10 +33,9 @@ def build_autoencoder() -> Any:
     """An untrained autoencoder, four times smaller on a side."""
     from diffusers import AutoencoderTiny
 
-    widths = (48, 48, 48)
     return AutoencoderTiny(
-        encoder_block_out_channels=widths, decoder_block_out_channels=widths, num_encoder_blocks=(1, 2, 2), num_decoder_blocks=(2, 2, 1),
-        latent_channels=LATENT_CHANNELS,
+        encoder_block_out_channels=(48, 48, 48), num_encoder_blocks=(1, 2, 2), latent_channels=LATENT_CHANNELS,
+        decoder_block_out_channels=DECODER_WIDTHS, num_decoder_blocks=DECODER_BLOCKS,
     )  # fmt: skip
 
 

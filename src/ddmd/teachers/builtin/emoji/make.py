@@ -14,7 +14,7 @@ from ....errors import InputError
 from ....files import folder_atomic
 from ....quiet import quiet_libraries
 from .autoencoder import reconstruction_error, to_unit, train_autoencoder
-from .build import build_pipeline
+from .build import build_autoencoder, build_pipeline
 from .concepts import STYLES, UNSEEN_STYLES, captions
 from .judge import picture_features, recall, save_judge, text_features, train_judge
 from .pictures import Pictures, load_pictures
@@ -30,21 +30,27 @@ PACKED = ("unet", "vae")  # what the package holds of a pipeline; the text encod
 
 
 def make_teacher(pictures: Path, folder: Path, steps: int | None, seed: int, start: Path | None, report: Report) -> Path:
-    """Train the autoencoder, then the teacher, into folder/pipeline, going on from what `folder` holds; on a GPU when there is one."""
+    """Train the autoencoder, then the teacher, into folder/pipeline, going on from what `folder` holds; on a GPU when there is one.
+
+    With `start`, a pipeline, its denoiser is trained on and its latents are kept; a decoder unlike today's is trained anew for them.
+    """
     found = load_pictures(pictures)
-    autoencoder = _autoencoder(found, folder / "autoencoder", seed, report)
+    autoencoder = _autoencoder(found, folder / "autoencoder", seed, start, report)
     recipe = EmojiRecipe(seed=seed) if steps is None else EmojiRecipe(seed=seed, steps=steps)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return train_teacher(folder, recipe, found, autoencoder, device, lambda done, loss: report(done, recipe.steps, loss), start=start)
 
 
-def _autoencoder(pictures: Pictures, folder: Path, seed: int, report: Report) -> Any:
-    from diffusers import AutoencoderTiny
-
+def _autoencoder(pictures: Pictures, folder: Path, seed: int, start: Path | None, report: Report) -> Any:
     if (folder / "config.json").is_file():
-        return AutoencoderTiny.from_pretrained(folder).eval().requires_grad_(False)
+        return _open_autoencoder(folder)
+    kept = _open_autoencoder(start / "vae") if start is not None else None
+    if kept is not None and _decoder_shape(kept) == _decoder_shape(build_autoencoder()):
+        return kept
     rows = pictures.rows(tuple(STYLES), held_out=False)
-    trained: Any = train_autoencoder(pictures, rows, AUTOENCODER_STEPS, seed, lambda done, loss: report(done, AUTOENCODER_STEPS, loss))
+    trained: Any = train_autoencoder(
+        pictures, rows, AUTOENCODER_STEPS, seed, lambda done, loss: report(done, AUTOENCODER_STEPS, loss), kept
+    )
     facts = {
         name: reconstruction_error(trained, to_unit(pictures.images[pictures.rows(styles, held_out=True)]))
         for name, styles in (("held-out concepts", tuple(STYLES)), ("held-out styles", UNSEEN_STYLES))
@@ -53,6 +59,19 @@ def _autoencoder(pictures: Pictures, folder: Path, seed: int, report: Report) ->
         trained.save_pretrained(temporary)
         (temporary / "autoencoder.json").write_text(json.dumps({"steps": AUTOENCODER_STEPS, "seed": seed, **facts}, indent=1) + "\n")
     return trained
+
+
+def _open_autoencoder(folder: Path) -> Any:
+    from diffusers import AutoencoderTiny
+
+    try:
+        return AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32).eval().requires_grad_(False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(str(folder), f"no autoencoder that opens ({type(error).__name__})", "give an emoji pipeline") from error
+
+
+def _decoder_shape(autoencoder: Any) -> list[tuple[int, ...]]:
+    return [tuple(parameter.shape) for parameter in autoencoder.decoder.parameters()]
 
 
 def make_judge(pictures: Path, folder: Path, steps: int | None, seed: int, start: Path | None, report: Report) -> Path:
