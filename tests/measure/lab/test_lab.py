@@ -23,6 +23,7 @@ from ddmd.measure.lab.cases import Case, make_cases
 from ddmd.measure.lab.experiments import EXPERIMENTS, experiment
 from ddmd.measure.lab.probes import artefact_removed, guidance_taken, likeness_table, match_moments, radial_spectrum
 from ddmd.measure.lab.runner import cycles_done, run_all
+from ddmd.run.recipe import load_recipe
 from ddmd.teachers.builtin import model_folder
 from ddmd.teachers.denoisers import load_denoiser
 from tiny import save_twin
