@@ -51,7 +51,7 @@ def test_experiments_share_the_runs_that_they_have_in_common(tmp_path):
 
     assert places("table1")["4 hybrid"] == places("fig3")["CA + DM"] == places("fig2")["CA + DM, 4 steps"]
     assert places("fig3")["CA only"] == places("fig2")["CA only, 4 steps"]
-    assert not set(places("table1").values()) & set(places("table1", "objective.alpha=3").values())
+    assert not set(places("table1").values()) & set(places("table1", "objective.alpha=7.5").values())
 
 
 def test_a_real_model_without_a_suite_is_probed_on_its_own_prompts(tmp_path):

@@ -115,9 +115,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         "One knob at a time",
         {
             "recipe": (),
-            "alpha 2": ("objective.alpha=2",),
-            "alpha 3": ("objective.alpha=3",),
-            "alpha 8": ("objective.alpha=8",),
+            "alpha x 0.5": ("objective.alpha*=0.5",),
+            "alpha x 0.75": ("objective.alpha*=0.75",),
+            "alpha x 2": ("objective.alpha*=2",),
             "fake lr x 0.3": ("optim.fake_lr*=0.3",),
             "fake lr x 3": ("optim.fake_lr*=3",),
             "1 fake update": ("fake.updates=1",),
