@@ -279,7 +279,9 @@ def test_the_shipped_teacher_takes_any_sentence_and_an_empty_one(tmp_path, monke
     denoiser = load_denoiser(folder)
     cond = denoiser.encode(["", "ein Satz, der nicht englisch ist \N{RED APPLE}", "word " * 100])
     assert cond["embeds"].shape == (3, TOKENS, 384)
-    assert torch.equal(cond["embeds"][:1], denoiser.unconditional(1)["embeds"])
+    # Some processors' kernels sum in an order that depends on the batch's size.
+    torch.testing.assert_close(cond["embeds"][:1], denoiser.unconditional(1)["embeds"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(cond["embeds"][:1], cond["embeds"][1:2], atol=1e-2)
 
 
 @shipped
