@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddmd.measure.evaluate import open_model, student_setting
-from ddmd.method.batch import select
+from ddmd.measure.evaluate import student_setting
+from ddmd.method.batch import batch_size, select
 from ddmd.method.student import Predict, sample
 from ddmd.teachers.builtin import load_suite, model_folder
 from ddmd.teachers.denoisers import load_denoiser
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=500)
     args = parser.parse_args()
     folder, suite = args.run / "student", load_suite("shapes")
-    student, teacher, setting = open_model(folder), load_denoiser(model_folder("shapes")), student_setting(folder)
+    student, teacher, setting = load_denoiser(folder), load_denoiser(model_folder("shapes")), student_setting(folder)
     if setting is None or any(len(walk) != setting.steps or set(walk) - set("stg") for walk in args.walks):
         parser.error(f"--walks: found {' '.join(args.walks)}; a letter of s, t, g for every step of the student is needed")
     prompts = suite.prompts("report", args.prompts)
@@ -56,7 +56,7 @@ def main() -> None:
                 "g": guided(teacher, bare(teacher), part, GUIDANCE),
             }
             generator = torch.Generator().manual_seed(number)
-            z = initial_noise(teacher, len(prompts[start : start + batch]), generator)
+            z = initial_noise(teacher, batch_size(part), generator)
             images.append(sample(taking_turns([who[letter] for letter in walk]), teacher.path, setting.grid, z, setting.sampler, generator))
         scores = suite.score(torch.cat(images), prompts)
         print(walk, {name: round(scores[name], 3) for name in SHOWN}, flush=True)

@@ -234,9 +234,11 @@ def test_training_that_starts_from_a_pipeline_keeps_its_autoencoder(tmp_path):
         raise AssertionError("nothing is to be trained")
 
     kept = make._autoencoder(coarse_world(), tmp_path / "out", 0, tmp_path / "start", never)
-    assert all(torch.equal(value, kept.state_dict()[name]) for name, value in old.state_dict().items())
+    again = make._autoencoder(coarse_world(), tmp_path / "out", 0, None, never)
+    for network in (kept, again):
+        assert all(torch.equal(value, network.state_dict()[name]) for name, value in old.state_dict().items())
     with pytest.raises(InputError, match="no autoencoder that opens"):
-        make._autoencoder(coarse_world(), tmp_path / "out", 0, tmp_path / "nowhere", never)
+        make._autoencoder(coarse_world(), tmp_path / "other", 0, tmp_path / "nowhere", never)
 
 
 def test_teacher_training_resumes_bit_for_bit(packages, tmp_path):

@@ -46,6 +46,8 @@ def _autoencoder(pictures: Pictures, folder: Path, seed: int, start: Path | None
         return _open_autoencoder(folder)
     kept = _open_autoencoder(start / "vae") if start is not None else None
     if kept is not None and _decoder_shape(kept) == _decoder_shape(build_autoencoder()):
+        with folder_atomic(folder) as temporary:  # so that the training goes on with it, named again or not
+            kept.save_pretrained(temporary)
         return kept
     rows = pictures.rows(tuple(STYLES), held_out=False)
     trained: Any = train_autoencoder(
