@@ -126,7 +126,8 @@ def demo(
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from .measure.demo import Pair, page
 
-    prompt = "a large striped red circle" if teacher == "shapes" else "a fluent emoji of a red apple"
+    examples = {"shapes": "a large striped red circle", "pairs": "a large striped red circle left of a small blue star"}
+    prompt = examples.get(teacher, "a fluent emoji of a red apple")
     check_address(host, port)
     page(Pair.open(teacher, student), prompt).launch(server_name=host, server_port=port, share=False)
 

@@ -5,22 +5,13 @@ from ddmd.errors import InputError
 from ddmd.method.noise import DiffusionPath
 from ddmd.teachers.builtin import WEIGHTS, load_suite
 from ddmd.teachers.builtin.shapes import retime as retiming
-from ddmd.teachers.builtin.shapes.build import TOKENS, build_pipeline, build_tokenizer, identity_autoencoder
+from ddmd.teachers.builtin.shapes.build import build_pipeline, build_tokenizer, identity_autoencoder
 from ddmd.teachers.builtin.shapes.render import RANGE, render
-from ddmd.teachers.builtin.shapes.scenes import (
-    ATTRIBUTES,
-    NAMES,
-    UNSTATED,
-    VOCABULARY,
-    PromptSet,
-    caption,
-    parse,
-    random_scenes,
-    random_statements,
-    split_of,
-)
+from ddmd.teachers.builtin.shapes.scenes import ATTRIBUTES, NAMES, caption, parse
 from ddmd.teachers.builtin.shapes.train import ShapesRecipe, ShapesTraining, train_teacher
 from ddmd.teachers.builtin.shapes.verifier import load_verifier, verifier_accuracy
+from ddmd.teachers.builtin.shapes.world import UNSTATED, split_of
+from ddmd.teachers.builtin.shapes.worlds import SHAPES
 from ddmd.teachers.builtin.statistics import frechet_distance, pixel_statistics
 from ddmd.teachers.builtin.training import learning_rate, training_levels
 
@@ -29,15 +20,15 @@ def test_captions_say_what_is_stated_and_parse_back():
     assert caption([1, 1, 0, 0, 1, 0]) == "a large striped red circle at the left on a gray background"
     assert caption([UNSTATED, UNSTATED, 5, 3, UNSTATED, UNSTATED]) == "a blue star"
     g = torch.Generator().manual_seed(0)
-    for row in random_statements(random_scenes(200, g), 0.3, 0.0, g).tolist():
+    for row in SHAPES.statements(SHAPES.scenes(200, g), 0.3, 0.0, g).tolist():
         assert parse(caption(row)) == row
-        assert len(build_tokenizer()(caption(row)).input_ids) <= TOKENS
+        assert len(build_tokenizer()(caption(row)).input_ids) <= SHAPES.tokens
 
 
 def test_statements_omit_and_lie_at_the_given_rates():
     g = torch.Generator().manual_seed(0)
-    scenes = random_scenes(20_000, g)
-    said = random_statements(scenes, 0.15, 0.08, g)
+    scenes = SHAPES.scenes(20_000, g)
+    said = SHAPES.statements(scenes, 0.15, 0.08, g)
     stated = said != UNSTATED
     assert stated[:, NAMES.index("shape")].all()
     assert (~stated[:, 0]).float().mean().item() == pytest.approx(0.15, abs=0.01)
@@ -53,7 +44,7 @@ def test_unknown_and_contradicting_words_are_refused():
 
 
 def test_splits_share_no_caption_and_are_stable():
-    sets = {split: PromptSet(split).take(1000) for split in ("validation", "report", "train")}
+    sets = {split: SHAPES.take(split, 1000) for split in ("validation", "report", "train")}
     assert all(len(set(prompts)) == 1000 for prompts in sets.values())
     assert not (set(sets["validation"]) & set(sets["report"]) or set(sets["report"]) & set(sets["train"]))
     assert not set(sets["validation"]) & set(sets["train"])
@@ -62,7 +53,7 @@ def test_splits_share_no_caption_and_are_stable():
 
 def test_renders_stay_in_range_and_show_their_attributes():
     g = torch.Generator().manual_seed(0)
-    scenes = random_scenes(2000, g)
+    scenes = SHAPES.scenes(2000, g)
     images = render(scenes, g)
     assert images.shape == (2000, 3, 32, 32)
     assert images.abs().max() <= RANGE + 1e-6
@@ -133,13 +124,13 @@ def suite():
 
 
 def test_the_shipped_verifier_reads_every_attribute():
-    accuracy = verifier_accuracy(load_verifier(WEIGHTS / "shapes" / "verifier"), 4000, seed=123)
+    accuracy = verifier_accuracy(load_verifier(WEIGHTS / "shapes" / "verifier", SHAPES), 4000, seed=123)
     assert min(accuracy[name] for name in NAMES) >= 0.995
 
 
 def test_scores_of_right_and_wrong_pictures(suite):
     g = torch.Generator().manual_seed(0)
-    scenes = random_scenes(400, g)
+    scenes = SHAPES.scenes(400, g)
     images, prompts = render(scenes, g), [caption(row) for row in scenes.tolist()]
     right = suite.score(images, prompts)
     assert right["overall"] > 0.99
@@ -217,4 +208,4 @@ def test_the_learning_rate_rises_holds_and_falls():
 
 
 def test_every_word_is_in_the_vocabulary():
-    assert all(word in VOCABULARY for words in ATTRIBUTES.values() for word in words)
+    assert all(word in SHAPES.vocabulary for words in ATTRIBUTES.values() for word in words)

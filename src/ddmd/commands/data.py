@@ -90,7 +90,9 @@ def _pictures_folder(size: int) -> Path:
 
 @builtin.command("train")
 def builtin_train(
-    name: Annotated[str, typer.Argument(help="shapes, shapes-verifier, emoji (the autoencoder, then the teacher) or emoji-judge.")],
+    name: Annotated[
+        str, typer.Argument(help="shapes, pairs, either with -verifier, emoji (the autoencoder, then the teacher) or emoji-judge.")
+    ],
     out: Out = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; the shipped weights' number when not given.")] = None,
     start: Annotated[Path | None, typer.Option(help="Begin with the weights of this pipeline folder.")] = None,
@@ -102,13 +104,14 @@ def builtin_train(
     set_threads(threads)
     from ..teachers.builtin.emoji.make import make_judge
     from ..teachers.builtin.emoji.make import make_teacher as make_emoji
-    from ..teachers.builtin.shapes.make import make_teacher as make_shapes
+    from ..teachers.builtin.shapes.make import make_teacher as make_drawn
     from ..teachers.builtin.shapes.make import make_verifier
+    from ..teachers.builtin.shapes.worlds import WORLDS
 
     found = pictures or _pictures_folder(64)
-    makers: dict[str, Any] = {
-        "shapes": make_shapes, "shapes-verifier": make_verifier, "emoji": partial(make_emoji, found), "emoji-judge": partial(make_judge, found),
-    }  # fmt: skip
+    makers: dict[str, Any] = {"emoji": partial(make_emoji, found), "emoji-judge": partial(make_judge, found)}
+    for world in WORLDS:
+        makers |= {world: partial(make_drawn, world), f"{world}-verifier": partial(make_verifier, world)}
     if name not in makers:
         raise InputError("builtin train", repr(name), f"use one of {', '.join(makers)}")
     folder = out or Path("runs") / f"builtin-{name}"

@@ -17,7 +17,7 @@ Models = Annotated[
     list[str], typer.Argument(help="Runs, pipeline folders, embedded teachers, KIND:PATH (a published student), or folders of images.")
 ]
 SuiteName = Annotated[
-    str, typer.Option("--suite", help="shapes, emoji, dpg, hps21, hps3, imagereward, clip, fid, images, offline, coco10k or table1.")
+    str, typer.Option("--suite", help="shapes, pairs, emoji, dpg, hps21, hps3, imagereward, clip, fid, images, offline, coco10k or table1.")
 ]
 Data = Annotated[Path | None, typer.Option(help="The benchmark's prompts: a file or folder, as published.")]
 Base = Annotated[Path | None, typer.Option(help="The SDXL pipeline that a published student's U-Net or LoRA belongs to.")]
@@ -41,10 +41,10 @@ def evaluate(
         int | None, typer.Option(min=1, help="The side that every image must have; for grids of dpg, of one square.")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that are missing or damaged, and say how many.")] = False,
-    prompts: Annotated[int, typer.Option(min=2, help="shapes, emoji: number of report prompts.")] = 1000,
+    prompts: Annotated[int, typer.Option(min=2, help="shapes, pairs, emoji: number of report prompts.")] = 1000,
     limit: Limit = None,
     teacher_steps: Steps = 50,
-    few_steps: Annotated[int, typer.Option(min=1, help="shapes, emoji: a teacher's few steps.")] = 4,
+    few_steps: Annotated[int, typer.Option(min=1, help="shapes, pairs, emoji: a teacher's few steps.")] = 4,
     guidance: Guidance = 3.0,
     batch: ImageBatch = 4,
     seed: Seed = 0,
@@ -54,8 +54,10 @@ def evaluate(
     """Score models, or images made elsewhere, on a benchmark: results.json and tables. A killed one goes on by the same command."""
     set_threads(threads)
     folder = out or Path("evaluation")
+    from ..teachers.builtin import SUITES as EMBEDDED
+
     with Screen() as screen:
-        if suite in ("shapes", "emoji"):
+        if suite in EMBEDDED:
             from ..measure.evaluate import evaluate as score
 
             results = score(models, suite, folder, prompts, teacher_steps, few_steps, guidance, seed, screen.count)
@@ -70,7 +72,7 @@ def evaluate(
                 mode=mode, resolution=resolution, skip_bad=skip_bad,
             )  # fmt: skip
             results = run_benchmark(suite, wish, screen.count, screen.say)
-    if suite in ("shapes", "emoji"):
+    if suite in EMBEDDED:
         from ..run.results import table
 
         print_table(table(results["scores"]))

@@ -160,7 +160,7 @@ class Recipe(Section):
     model: str
     resolution: Count | None = None  # pixels; the model's own when left out
     allow_distilled_teacher: bool = False  # train although the teacher's guidance seems to mean nothing
-    suite: Literal["shapes", "emoji"] | None = None
+    suite: Literal["shapes", "pairs", "emoji"] | None = None
     seed: int = 0
     objective: ObjectiveSection
     renoise: RenoiseSection = RenoiseSection()

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ...errors import InputError
+from ...teachers.builtin import SUITES as EMBEDDED
 from ...teachers.builtin.statistics import bootstrap_interval
 from .items import Item, Reader, categorised_items, graph_items, plain_items
 
@@ -74,7 +75,7 @@ SUITES: dict[str, Suite] = {
 def suite(name: str) -> Suite:
     """A benchmark by name. Raises InputError for an unknown one."""
     if name not in SUITES:
-        raise InputError("--suite", repr(name), f"use one of shapes, emoji, {', '.join(SUITES)}")
+        raise InputError("--suite", repr(name), f"use one of {', '.join((*EMBEDDED, *SUITES))}")
     return SUITES[name]
 
 

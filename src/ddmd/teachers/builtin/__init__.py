@@ -14,8 +14,8 @@ from torch import Tensor
 from ...errors import InputError
 
 WEIGHTS = Path(__file__).parent / "weights"
-BUILTIN = ("shapes", "emoji", "emoji-student")  # emoji-student is the shipped few-step student
-SUITES = ("shapes", "emoji")
+BUILTIN = ("shapes", "pairs", "emoji", "emoji-student")  # emoji-student is the shipped few-step student
+SUITES = ("shapes", "pairs", "emoji")
 
 
 class Suite(Protocol):
@@ -72,10 +72,11 @@ def cache_folder() -> Path:
 @lru_cache
 def load_suite(name: str) -> Suite:
     """The suite of an embedded world by name, one a process: it keeps the features of its reference."""
-    if name == "shapes":
+    if name in ("shapes", "pairs"):
         from .shapes.suite import ShapesSuite
+        from .shapes.worlds import WORLDS
 
-        return ShapesSuite(WEIGHTS / "shapes" / "verifier")
+        return ShapesSuite(WORLDS[name], WEIGHTS / name / "verifier")
     if name == "emoji":
         from .emoji.suite import EmojiSuite
 

@@ -1,4 +1,4 @@
-"""The architecture of the `shapes` teacher: a miniature SDXL pipeline made only of stock classes, in pixel space."""
+"""The architecture of the `shapes` and `pairs` teachers: a miniature SDXL pipeline made only of stock classes, in pixel space."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .render import SIZE
-from .scenes import VOCABULARY
+from .world import World
+from .worlds import SHAPES
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
     from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 TEXT_WIDTH = 96
-TOKENS = 16  # the longest caption has twelve words, plus its two ends
 TIME_IDS = 8  # sinusoidal width of each of SDXL's six micro-conditions
 
 
-def build_pipeline(widths: tuple[int, int, int, int] = (24, 48, 96, 128)) -> StableDiffusionXLPipeline:
-    """A pipeline with random weights, in evaluation mode; 32 x 32 pixels, v-prediction on the cosine schedule."""
+def build_pipeline(widths: tuple[int, int, int, int] = (24, 48, 96, 128), world: World = SHAPES) -> StableDiffusionXLPipeline:
+    """A pipeline with random weights, in evaluation mode; of the world's size, v-prediction on the cosine schedule."""
     from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(world)
     unet = UNet2DConditionModel(
-        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=widths, layers_per_block=1,
+        sample_size=world.size, in_channels=3, out_channels=3, block_out_channels=widths, layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=8, use_linear_projection=True,
@@ -35,7 +34,7 @@ def build_pipeline(widths: tuple[int, int, int, int] = (24, 48, 96, 128)) -> Sta
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False
     )
     pipeline = StableDiffusionXLPipeline(
-        vae=identity_autoencoder(), text_encoder=None, text_encoder_2=build_clip(tokenizer), tokenizer=None, tokenizer_2=tokenizer,
+        vae=identity_autoencoder(), text_encoder=None, text_encoder_2=build_clip(tokenizer, world.text_layers), tokenizer=None, tokenizer_2=tokenizer,
         unet=unet.eval(), scheduler=scheduler, add_watermarker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
@@ -43,7 +42,7 @@ def build_pipeline(widths: tuple[int, int, int, int] = (24, 48, 96, 128)) -> Sta
 
 
 @torch.no_grad()
-def build_clip(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModelWithProjection:
+def build_clip(tokenizer: PreTrainedTokenizerFast, layers: int = 2) -> CLIPTextModelWithProjection:
     """A small CLIP text encoder whose words start at unit size instead of CLIP's 0.02, and the marks around them at zero.
 
     Cross-attention reads these vectors almost raw: at 0.02 it was deaf to position for a thousand steps, at 1 it hears it
@@ -54,7 +53,7 @@ def build_clip(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModelWithProjectio
     encoder = CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=2 * TEXT_WIDTH, projection_dim=TEXT_WIDTH,
-            num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=TOKENS, bos_token_id=tokenizer.bos_token_id,
+            num_hidden_layers=layers, num_attention_heads=4, max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
@@ -65,13 +64,13 @@ def build_clip(tokenizer: PreTrainedTokenizerFast) -> CLIPTextModelWithProjectio
     return encoder.eval()
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word of the vocabulary; anything else becomes <unk>, which the prompt encoder refuses."""
+def build_tokenizer(world: World = SHAPES) -> PreTrainedTokenizerFast:
+    """One token a word of the world's vocabulary; anything else becomes <unk>, which the prompt encoder refuses."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = ("<pad>", "<unk>", "<bos>", "<eos>")
-    ids = {word: i for i, word in enumerate(special + VOCABULARY)}
+    ids = {word: i for i, word in enumerate(special + world.vocabulary)}
     core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
@@ -79,7 +78,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         single="<bos> $A <eos>", special_tokens=[("<bos>", ids["<bos>"]), ("<eos>", ids["<eos>"])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>", eos_token="<eos>", model_max_length=TOKENS
+        tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>", eos_token="<eos>", model_max_length=world.tokens
     )
 
 

@@ -1,61 +1,26 @@
-"""The world of `shapes`: what a scene is, how it is said, and which sentences may be used for what.
-
-A scene is a row of attribute indices, one column per entry of `ATTRIBUTES`. A caption states some of them;
-the stated ones are what a picture is later scored on.
-"""
+"""The world of `shapes`: one object a scene, what it can be and how it is said."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
 from ....errors import InputError
+from .world import UNSTATED, vocabulary
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
+OBJECT: dict[str, tuple[str, ...]] = {
     "size": ("small", "large"),
     "texture": ("solid", "striped", "dotted", "checkered"),
     "colour": ("red", "orange", "yellow", "green", "cyan", "blue", "purple"),
     "shape": ("circle", "square", "triangle", "star", "cross"),
-    "position": ("center", "left", "right", "top", "bottom"),
-    "background": ("gray", "black", "white", "pink"),
 }
+BACKGROUNDS = ("gray", "black", "white", "pink")
+ATTRIBUTES: dict[str, tuple[str, ...]] = {**OBJECT, "position": ("center", "left", "right", "top", "bottom"), "background": BACKGROUNDS}
 NAMES = tuple(ATTRIBUTES)
-# The categories of DPG-Bench, the benchmark behind the paper's Table 1.
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "entity": ("shape",),
     "attribute": ("size", "texture", "colour"),
     "relation": ("position",),
     "global": ("background",),
 }
-UNSTATED = -1
-VOCABULARY = tuple(dict.fromkeys(["a", "at", "the", "on", "background"] + [w for words in ATTRIBUTES.values() for w in words]))
-SPLITS = ("validation", "report", "train")
-
-
-def random_scenes(n: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw scenes uniformly over all combinations. Returns attribute indices, shape (n, 6), int64."""
-    return torch.stack([torch.randint(len(words), (n,), generator=generator) for words in ATTRIBUTES.values()], dim=1)
-
-
-def random_statements(scenes: Tensor, omit: float, wrong: float, generator: torch.Generator | None = None) -> Tensor:
-    """Decide what a caption says about each scene.
-
-    Every attribute but the shape is left out with probability `omit`; a stated one is replaced by another value of
-    the same attribute with probability `wrong`, which blurs the conditional law and so gives guidance its work.
-    Returns statements, shape (n, 6), with `UNSTATED` where nothing is said.
-    """
-    statements = scenes.clone()
-    for column, words in enumerate(ATTRIBUTES.values()):
-        shift = torch.randint(1, len(words), (len(scenes),), generator=generator)
-        lie = torch.rand(len(scenes), generator=generator) < wrong
-        statements[:, column] = torch.where(lie, (scenes[:, column] + shift) % len(words), scenes[:, column])
-    hidden = torch.rand(statements.shape, generator=generator) < omit
-    hidden[:, NAMES.index("shape")] = False
-    return statements.masked_fill(hidden, UNSTATED)
+WORDS = ("a", "at", "the", "on", "background")
 
 
 def caption(statement: list[int]) -> str:
@@ -75,48 +40,24 @@ def parse(text: str) -> list[int]:
     Raises InputError when a word is unknown (the vocabulary is listed) or an attribute is stated twice.
     """
     statement = [UNSTATED] * len(NAMES)
-    for word in text.lower().replace(",", " ").replace(".", " ").split():
-        if word not in VOCABULARY:
-            raise InputError("prompt", f"the word {word!r} in {text!r}", f"shapes knows only: {', '.join(VOCABULARY)}")
-        for column, words in enumerate(ATTRIBUTES.values()):
-            if word in words:
-                if statement[column] not in (UNSTATED, words.index(word)):
-                    raise InputError(
-                        "prompt", f"two values of {NAMES[column]} in {text!r}", "a scene has one object: name each attribute once"
-                    )
-                statement[column] = words.index(word)
+    for word in known_words(text, "shapes", vocabulary(WORDS, ATTRIBUTES)):
+        for column, values in enumerate(ATTRIBUTES.values()):
+            if word in values:
+                state(statement, column, values.index(word), NAMES[column], text)
     return statement
 
 
-def split_of(text: str) -> str:
-    """The split a caption belongs to, fixed by its hash: one tenth validation, one tenth report, the rest train."""
-    bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 10
-    return SPLITS[min(bucket, 2)]
+def known_words(text: str, world: str, known: tuple[str, ...]) -> list[str]:
+    """The words of a prompt. Raises InputError for one that the world does not know, with the list of those it does."""
+    words = text.lower().replace(",", " ").replace(".", " ").split()
+    for word in words:
+        if word not in known:
+            raise InputError("prompt", f"the word {word!r} in {text!r}", f"{world} knows only: {', '.join(known)}")
+    return words
 
 
-@dataclass(frozen=True)
-class PromptSet:
-    """Prompts of one split in a fixed order drawn by seed; the three splits share no caption."""
-
-    split: str
-    seed: int = 0
-    omit: float = 0.15
-
-    def __iter__(self) -> Iterator[str]:
-        """Endless captions of the split, never one of another split."""
-        generator = torch.Generator().manual_seed(1_000 * self.seed + SPLITS.index(self.split))
-        while True:
-            statements = random_statements(random_scenes(256, generator), self.omit, 0.0, generator)
-            for row in statements.tolist():
-                text = caption(row)
-                if split_of(text) == self.split:
-                    yield text
-
-    def take(self, n: int) -> list[str]:
-        """The first n distinct captions of the split."""
-        found: dict[str, None] = {}
-        for text in self:
-            found.setdefault(text)
-            if len(found) == n:
-                return list(found)
-        raise AssertionError("unreachable: the stream is endless")
+def state(statement: list[int], column: int, value: int, name: str, text: str) -> None:
+    """Write one attribute's value into a statement. Raises InputError when another one stands there."""
+    if statement[column] not in (UNSTATED, value):
+        raise InputError("prompt", f"two values of {name} in {text!r}", "name each attribute of an object once")
+    statement[column] = value

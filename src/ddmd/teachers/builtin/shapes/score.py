@@ -1,4 +1,4 @@
-"""Exact scores of `shapes` images: is what was asked for in the picture, and does the whole look like fresh renders?
+"""Exact scores of images of a drawn world: is what was asked for in the picture, and does the whole look like fresh renders?
 
 Prompt scores follow DPG-Bench's categories; `overall` is strict: the share of prompts whose every stated attribute is
 right. `frechet` is a Frechet distance on the verifier's features, comparable with nothing but itself.
@@ -12,23 +12,24 @@ import torch
 from torch import Tensor
 
 from ..statistics import Moments, bootstrap_interval, frechet_distance, pixel_statistics
-from .render import RANGE, render
-from .scenes import CATEGORIES, NAMES, UNSTATED, parse, random_scenes
+from .render import RANGE
 from .verifier import Verifier
+from .world import UNSTATED, World
 
 REFERENCE = 4000  # fresh renders behind the Frechet distance
 
 
 def score_images(images: Tensor, prompts: Sequence[str], verifier: Verifier, reference: Moments) -> dict:
-    """Scores of images (N, 3, 32, 32), not clamped, made for N prompts; `reference` holds the moments of fresh renders.
+    """Scores of images (N, 3, H, W), not clamped, made for N prompts; `reference` holds the moments of fresh renders.
 
     Returns overall, entity, attribute, relation, global, frechet, statistics of the pixels, n, and 95 % intervals
     (bootstrap over prompts) under "intervals". A category that no prompt states is None.
     """
     right, stated = _read(images, prompts, verifier)
     per_prompt = {"overall": (_strictly(right, stated).double(), torch.ones(len(right), dtype=torch.float64))}
-    for category, names in CATEGORIES.items():
-        columns = [NAMES.index(name) for name in names]
+    world = verifier.world
+    for category, names in world.categories.items():
+        columns = [world.columns.index(name) for name in names]
         per_prompt[category] = (right[:, columns].sum(1).double(), stated[:, columns].sum(1).double())
     scores: dict = {name: _ratio(hits, asks) for name, (hits, asks) in per_prompt.items()}
     scores["frechet"] = frechet_distance(*feature_moments(images.clamp(-1, 1), verifier), *reference)
@@ -44,22 +45,21 @@ def strictly_right(images: Tensor, prompts: Sequence[str], verifier: Verifier) -
 
 
 def _read(images: Tensor, prompts: Sequence[str], verifier: Verifier) -> tuple[Tensor, Tensor]:
-    """(N, 6): which attributes are stated and right, and which are stated at all."""
-    device = next(verifier.parameters()).device
+    """(N, columns): which attributes are stated and right, and which are stated at all."""
+    device, world = next(verifier.parameters()).device, verifier.world
     read = torch.cat([verifier.read(part.to(device)).cpu() for part in images.clamp(-1, 1).split(500)])
-    asked = torch.tensor([parse(prompt) for prompt in prompts])
-    stated = asked != UNSTATED
-    return (read == asked) & stated, stated
+    asked = torch.tensor([world.parse(prompt) for prompt in prompts])
+    return world.right(read, asked), asked != UNSTATED
 
 
 def _strictly(right: Tensor, stated: Tensor) -> Tensor:
     return (right | ~stated).all(1)
 
 
-def reference_images() -> Tensor:
+def reference_images(world: World) -> Tensor:
     """The fresh renders that samples are compared with: always the same."""
     generator = torch.Generator().manual_seed(20_000)
-    return render(random_scenes(REFERENCE, generator), generator)
+    return world.render(world.scenes(REFERENCE, generator), generator)
 
 
 def feature_moments(images: Tensor, verifier: Verifier) -> Moments:

@@ -1,4 +1,4 @@
-"""`shapes` as a suite: prompts of each split, exact scores, and what fresh renders look like."""
+"""A drawn world as a suite: prompts of each split, exact scores, and what fresh renders look like."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from torch import Tensor
 
 from ....errors import InputError
 from ..statistics import Moments, pixel_statistics
-from .render import RANGE, render
-from .scenes import SPLITS, PromptSet, caption, random_scenes, random_statements
+from .render import RANGE
 from .score import feature_moments, reference_images, score_images, strictly_right
 from .verifier import load_verifier
+from .world import OMIT, SPLITS, World
 
 
 class ShapesSuite:
     """See `ddmd.teachers.builtin.Suite`."""
 
-    name = "shapes"
     main = "overall"
     tolerance = 0.02
     distance = "frechet"
@@ -30,16 +29,19 @@ class ShapesSuite:
         "features against fresh renders, comparable only within this suite."
     )
 
-    def __init__(self, verifier_folder: Path) -> None:
+    def __init__(self, world: World, verifier_folder: Path) -> None:
+        self.name, self.world = world.name, world
         if not (verifier_folder / "verifier.safetensors").is_file():
-            raise InputError("suite shapes", f"no verifier in {verifier_folder}", "train it with `ddmd builtin train shapes-verifier`")
-        self.verifier = load_verifier(verifier_folder)
+            raise InputError(
+                f"suite {self.name}", f"no verifier in {verifier_folder}", f"train it with `ddmd builtin train {self.name}-verifier`"
+            )
+        self.verifier = load_verifier(verifier_folder, world)
 
     def prompts(self, split: str, n: int) -> list[str]:
         """The first n distinct prompts of train, validation or report; the splits share none."""
         if split not in SPLITS:
             raise InputError("split", repr(split), f"use one of {', '.join(SPLITS)}")
-        return PromptSet(split).take(n)
+        return self.world.take(split, n)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
         """Exact scores; see `score_images`."""
@@ -60,12 +62,12 @@ class ShapesSuite:
 
     @cached_property
     def _reference(self) -> tuple[Moments, dict[str, float]]:
-        images = reference_images()
+        images = reference_images(self.world)
         return feature_moments(images, self.verifier), pixel_statistics(images, RANGE)
 
     def pairs(self, n: int) -> tuple[Tensor, list[str]]:
         """The data of this world: fresh renders and captions that are true of them."""
         generator = torch.Generator().manual_seed(30_000)
-        scenes = random_scenes(n, generator)
-        said = random_statements(scenes, omit=0.15, wrong=0.0, generator=generator)
-        return render(scenes, generator), [caption(row) for row in said.tolist()]
+        scenes = self.world.scenes(n, generator)
+        said = self.world.statements(scenes, OMIT, wrong=0.0, generator=generator)
+        return self.world.render(scenes, generator), [self.world.caption(row) for row in said.tolist()]

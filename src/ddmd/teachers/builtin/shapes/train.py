@@ -1,4 +1,4 @@
-"""Train the `shapes` teacher: v-prediction on endless fresh renders, resumable, weights averaged."""
+"""Train the teacher of a drawn world: v-prediction on endless fresh renders, resumable, weights averaged."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from ....errors import InputError
 from ..training import TeacherRecipe, TeacherTraining, run_training
+from .adopt import adopt_words
 from .build import build_pipeline
-from .render import SIZE, render
 from .retime import retime
-from .scenes import caption, random_scenes, random_statements
+from .world import OMIT
+from .worlds import WORLDS
 
 
 @dataclass(frozen=True)
 class ShapesRecipe(TeacherRecipe):
-    """One stage of training; the shipped teacher came in four (model card), the default is one.
+    """One stage of training; the shipped teachers came in several (model cards), the default is one.
 
     `wrong` blurs the conditional law: without guidance, some words are not obeyed. `shift` 3 because large flat shapes stay
     visible through much noise: at 1 little training falls where place and shape are settled.
@@ -29,8 +30,9 @@ class ShapesRecipe(TeacherRecipe):
     batch: int = 32
     lr: float = 6e-4
     shift: float = 3.0
-    omit: float = 0.15
+    omit: float = OMIT
     wrong: float = 0.08
+    world: str = "shapes"
 
 
 class ShapesTraining(TeacherTraining):
@@ -38,13 +40,14 @@ class ShapesTraining(TeacherTraining):
 
     def __init__(self, recipe: ShapesRecipe, device: torch.device) -> None:
         torch.manual_seed(recipe.seed)
-        super().__init__(recipe, build_pipeline(), ("unet", "text_encoder_2"), device)
+        self.world = WORLDS[recipe.world]
+        super().__init__(recipe, build_pipeline(world=self.world), ("unet", "text_encoder_2"), device)
 
     def loss(self, generator: torch.Generator) -> Tensor:
         recipe = self.recipe
-        scenes = random_scenes(recipe.batch, generator)
-        images = render(scenes, generator).to(self.device)
-        captions = [caption(row) for row in random_statements(scenes, recipe.omit, recipe.wrong, generator).tolist()]
+        scenes = self.world.scenes(recipe.batch, generator)
+        images = self.world.render(scenes, generator).to(self.device)
+        captions = [self.world.caption(row) for row in self.world.statements(scenes, recipe.omit, recipe.wrong, generator).tolist()]
         kept = (torch.rand(recipe.batch, generator=generator) >= recipe.drop_caption).to(self.device)
         return self.velocity_loss(images, lambda noisy, index: self._predict(noisy, index, captions, kept), generator)
 
@@ -55,29 +58,35 @@ class ShapesTraining(TeacherTraining):
         encoded = pipeline.text_encoder_2(tokens, output_hidden_states=True)
         embeds = encoded.hidden_states[-2] * kept[:, None, None]
         pooled = encoded.text_embeds * kept[:, None]
-        time_ids = torch.tensor([SIZE, SIZE, 0, 0, SIZE, SIZE], device=self.device).expand(len(captions), 6)
+        size = self.world.size
+        time_ids = torch.tensor([size, size, 0, 0, size, size], device=self.device).expand(len(captions), 6)
         added = {"text_embeds": pooled, "time_ids": time_ids}
         return pipeline.unet(noisy, index, encoder_hidden_states=embeds, added_cond_kwargs=added).sample
 
     def warm_start(self, folder: Path) -> None:
-        """Begin from a trained pipeline's weights (its averages) instead of from noise, moved to this table of noise levels."""
+        """Begin from a trained pipeline's weights (its averages) instead of from noise, moved to this table of noise levels.
+
+        It may be of another world: the words that both know are carried over by name.
+        """
         from diffusers import DDIMScheduler
         from safetensors import SafetensorError
         from safetensors.torch import load_file
+        from transformers import PreTrainedTokenizerFast
 
-        files = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder_2": "model.safetensors"}
-        for name, file in files.items():
-            path = folder / name / file
-            try:
-                self.networks[name].load_state_dict(load_file(path))
-            except (OSError, RuntimeError, SafetensorError) as error:
-                raise InputError(
-                    str(path), f"no weights of this architecture ({type(error).__name__})", "give a shapes pipeline"
-                ) from error
+        unet, text = self.pipeline.unet, self.pipeline.text_encoder_2
+        path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        try:
+            unet.load_state_dict(load_file(path))
+            path = folder / "text_encoder_2" / "model.safetensors"
+            known = PreTrainedTokenizerFast.from_pretrained(folder, subfolder="tokenizer_2").get_vocab()
+            adopt_words(text, self.pipeline.tokenizer_2.get_vocab(), load_file(path), known)
+        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+            raise InputError(
+                str(path), f"no weights of this architecture ({type(error).__name__})", "give a shapes or pairs pipeline"
+            ) from error
         abar = DDIMScheduler.from_pretrained(folder, subfolder="scheduler").alphas_cumprod
         if not torch.equal(abar, self.abar.cpu()):
-            unet = self.pipeline.unet.to("cpu")
-            retime(unet, abar, self.abar)
+            retime(unet.to("cpu"), abar, self.abar)
             unet.to(self.device)
         self.start_average()
 
