@@ -1,4 +1,4 @@
-"""Draw scenes: supersampled inside-tests on a pixel grid, a batch at a time, on any device."""
+"""Draw scenes: supersampled inside-tests on a pixel grid, a batch at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .pairs import RELATIONS
+from .pairs import RELATIONS, WIDTH
 from .scenes import ATTRIBUTES, BACKGROUNDS, NAMES, OBJECT
 
 SIZE = 32  # pixels
@@ -44,13 +44,12 @@ def render(scenes: Tensor, generator: torch.Generator | None = None) -> Tensor:
 def render_pairs(scenes: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw scenes of `pairs`, (n, 10), as images (n, 3, 40, 40) in [-0.9, 0.9]: objects a fifth smaller, that never touch."""
     vary = _Varied(len(scenes), generator)
-    relation, background = scenes[:, 2 * len(OBJECT)], scenes[:, 2 * len(OBJECT) + 1]
+    relation, background = scenes[:, -2], scenes[:, -1]
     picture = _canvas(vary.tone(BACKGROUNDS, background), PAIRS_SIZE)
-    for first in (1, -1):
-        part = scenes[:, : len(OBJECT)] if first == 1 else scenes[:, len(OBJECT) : 2 * len(OBJECT)]
+    for part, side in ((scenes[:, :WIDTH], 1), (scenes[:, WIDTH : 2 * WIDTH], -1)):
         size, texture, colour, shape = part.unbind(1)
         radius = PAIRS_SCALE * _table(RADIUS, OBJECT["size"])[size] * (1 + 0.06 * vary())
-        centre = PAIRS_SIZE / 2 + first * _table(PAIRS_OFFSET, RELATIONS)[relation] + 0.7 * vary(2)
+        centre = PAIRS_SIZE / 2 + side * _table(PAIRS_OFFSET, RELATIONS)[relation] + 0.7 * vary(2)
         picture = _paint(picture, centre, radius, vary.tone(OBJECT["colour"], colour), shape, texture, PAIRS_GRAIN)
     return (picture.clamp(0, 1) * 2 - 1) * RANGE
 
