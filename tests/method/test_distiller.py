@@ -135,7 +135,7 @@ def test_every_step_is_judged_above_the_next_ones_noise():
     after = dict(zip(grid, (*grid[1:], 0.0), strict=True))
     for above_next in (True, False):
         distiller, roles = build(grid=grid, schedule=RenoiseSchedule("hybrid", above_next=above_next))
-        lowest = {level: 1.0 for level in grid}
+        lowest = dict.fromkeys(grid, 1.0)
         for _ in range(60):
             roles.calls.clear()
             update = distiller.generator_update(batch())
