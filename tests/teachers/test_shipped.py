@@ -12,30 +12,28 @@ from ddmd.teachers.denoisers import load_denoiser
 from ddmd.teachers.prompts import encode_all
 from ddmd.teachers.sampling import bare, sample_images
 
-SHAPES = WEIGHTS / "shapes"
+drawn = pytest.mark.parametrize("name", ["shapes", "pairs"])
 
 
-@pytest.fixture(scope="module")
-def teacher():
-    return load_denoiser(model_folder("shapes"))
+@drawn
+def test_a_drawn_world_stays_small(name):
+    assert sum(f.stat().st_size for f in (WEIGHTS / name).rglob("*") if f.is_file()) < 25 * 2**20
 
 
-def test_the_package_stays_small():
-    assert sum(f.stat().st_size for f in SHAPES.rglob("*") if f.is_file()) < 25 * 2**20
-
-
-def test_published_scores_belong_to_these_weights():
-    results = json.loads((SHAPES / "results.json").read_text())
-    assert results["weights"] == weights_hash(model_folder("shapes"))
-    scores = shipped_scores("shapes", 1000)
+@drawn
+def test_published_scores_belong_to_these_weights(name):
+    results = json.loads((WEIGHTS / name / "results.json").read_text())
+    assert results["weights"] == weights_hash(model_folder(name))
+    scores = shipped_scores(name, 1000)
     assert set(scores) == {"teacher", "teacher-no-cfg", "teacher-few-step"}
-    assert shipped_scores("shapes", 999) == {}
+    assert shipped_scores(name, 999) == {}
     assert scores["teacher"]["intervals"]["overall"][0] > scores["teacher-no-cfg"]["intervals"]["overall"][1]
 
 
-def test_the_teacher_draws_what_is_asked_and_guidance_matters(teacher):
+@drawn
+def test_the_teacher_draws_what_is_asked_and_guidance_matters(name):
     """A small sample of what the model card measures on 1,000 prompts."""
-    suite = load_suite("shapes")
+    suite, teacher = load_suite(name), load_denoiser(model_folder(name))
     prompts = suite.prompts("validation", 64)
     cond = encode_all(teacher, prompts)
     guided, plain = (
