@@ -28,10 +28,10 @@ from ddmd.run.finish import shipped_scores
 
 SETTINGS = (
     "objective.alpha=4", "optim.student_lr=1e-4", "optim.decay=0", "optim.ema=0.95", "optim.ema_warmup=true", "fake.updates=2",
-    "train.cycles=60", "train.batch=32", "train.evaluate_every=20", "train.evaluate_prompts=200", "train.checkpoint_every=20", "train.keep_checkpoints=1",
+    "train.cycles=60", "train.evaluate_every=20", "train.evaluate_prompts=200", "train.checkpoint_every=20", "train.keep_checkpoints=1",
     "report.prompts=500",
 )  # fmt: skip
-SHAPES = ("renoise.clamp=[0.1,0.98]", "renoise.above_next=false")  # what the recipe had when the experiments were chosen; `emoji` has its own
+SHAPES = ("renoise.clamp=[0.1,0.98]",)  # what the recipe had when the experiments were chosen; `emoji` has its own
 MORE = {"baking": ("train.keep_checkpoints=1000",)}
 DOCS = Path(__file__).parent.parent / "docs" / "lab"
 FIGURES = {

@@ -75,20 +75,6 @@ def test_windows_replace_a_branchs_range():
     assert dm.max() < 0.5
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_levels_below_the_next_step_are_left_out(name):
-    """Both branches start at the next step's level, uniform from there to the rule's own top; 0 after the last step leaves the clamp."""
-    rule, level = RULES[name], torch.full((N,), 0.75, dtype=torch.float64)
-    for u_next, bottom in ((0.5, 0.5), (0.0, 0.02)):
-        drawn = RenoiseSchedule(name, above_next=True).draw(level, torch.Generator().manual_seed(0), torch.full_like(level, u_next))
-        for u, below in zip(drawn, (rule.ca_below, rule.dm_below), strict=True):
-            top = 0.75 if below else 0.98
-            assert bottom <= u.min() < bottom + 0.01 and top - 0.01 < u.max() < top
-            assert u.mean().item() == pytest.approx((bottom + top) / 2, abs=0.01)
-    off = RenoiseSchedule(name).draw(level, torch.Generator().manual_seed(0), torch.full_like(level, 0.5))
-    assert torch.equal(off[0], draw(name, 0.75)[0]) and torch.equal(off[1], draw(name, 0.75)[1])
-
-
 @pytest.mark.parametrize(
     ("kwargs", "named"),
     [

@@ -156,7 +156,7 @@ class Distiller:
         objective, schedule = self.objective, self.objective.schedule
         with_dm = objective.dm_weight != 0
         with_ca = objective.ca_weight != 0 and not (isinstance(alpha, float | int) and alpha == 1)
-        u_ca, u_dm = schedule.draw(u_gen, self.generator, self._next_level(u_gen))
+        u_ca, u_dm = schedule.draw(u_gen, self.generator)
         noise_ca = self._noise(x)
         noise_dm = noise_ca if schedule.coupled or objective.noise == "shared" else self._noise(x)
         x_ca, x_dm = self.path.add_noise(x, u_ca, noise_ca), self.path.add_noise(x, u_dm, noise_dm)
@@ -210,9 +210,7 @@ class Distiller:
 
     def _fake_loss(self, sample: Sample, reals: Reals | None) -> Loss:
         low, high = self.plan.fake_range
-        above = self.objective.schedule.above_next  # where the schedule asks it
-        lowest = self._next_level(sample.u_gen).clamp(low, high) if above else torch.full_like(sample.u_gen, low)
-        u = lowest + (high - lowest) * torch.rand(lowest.shape, generator=self.generator, device=sample.x.device, dtype=torch.float64)
+        u = low + (high - low) * torch.rand(sample.u_gen.shape, generator=self.generator, device=sample.x.device, dtype=torch.float64)
         noise = self._noise(sample.x)
         noisy = self.path.add_noise(sample.x, u, noise)
         output = self.roles.fake(noisy, u, sample.cond)
@@ -285,11 +283,6 @@ class Distiller:
         """A fresh student output without a graph, for the fake model to learn."""
         z, u_gen = self.student_input(batch)
         return Sample(self._student_x0(z, u_gen, batch.cond), u_gen, batch.cond)
-
-    def _next_level(self, u_gen: Tensor) -> Tensor:
-        """The level of the student's step after `u_gen`, 0 after the last, (B,)."""
-        steps = u_gen.new_tensor([*self.plan.grid, 0.0])
-        return torch.where(steps < u_gen[:, None], steps, 0.0).amax(dim=1)
 
     def _student_x0(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         return self.path.to_x0(self.roles.student(z, u, cond), z, u)

@@ -37,16 +37,13 @@ class RenoiseSchedule:
 
     `clamp` bounds every level: at u near 0 the normaliser divides by nothing, at u near 1 there is no signal.
     A window replaces the rule's range of its branch, in levels: the paper's tau in [0, .05] is (.95, 1).
-    `above_next` leaves out levels below the student's next step: its output is seen there only through that step's noise, so what
-    it would learn about finer detail is lost on the way, and costs the steps that do draw it. The paper has no such bound.
-    Where the range is empty (the generator's level is below the clamp) its lower bound is used.
+    Where the generator's level is below the clamp the range is empty and its lower bound is used.
     """
 
     name: str = "hybrid"
     clamp: Window = (0.02, 0.98)
     ca_window: Window | None = None
     dm_window: Window | None = None
-    above_next: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in RULES:
@@ -63,16 +60,15 @@ class RenoiseSchedule:
         """Whether both branches see one and the same noisy image."""
         return RULES[self.name].coupled
 
-    def draw(self, u_gen: Tensor, generator: torch.Generator | None = None, u_next: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Levels of the two branches for generator levels `u_gen` and the next step's `u_next` (0 after the last); all of shape (B,)."""
+    def draw(self, u_gen: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Levels of the two branches for generator levels `u_gen`; all of shape (B,)."""
         rule = RULES[self.name]
-        floor = u_next if self.above_next and u_next is not None else torch.zeros_like(u_gen)
-        u_ca = self._uniform(u_gen, floor, rule.ca_below, self.ca_window, generator)
+        u_ca = self._uniform(u_gen, rule.ca_below, self.ca_window, generator)
         if rule.coupled:
             return u_ca, u_ca
-        return u_ca, self._uniform(u_gen, floor, rule.dm_below, self.dm_window, generator)
+        return u_ca, self._uniform(u_gen, rule.dm_below, self.dm_window, generator)
 
-    def _uniform(self, u_gen: Tensor, floor: Tensor, below: bool, window: Window | None, generator: torch.Generator | None) -> Tensor:
+    def _uniform(self, u_gen: Tensor, below: bool, window: Window | None, generator: torch.Generator | None) -> Tensor:
         low, high = self.clamp
         upper = torch.full_like(u_gen, high)
         if window is not None:
@@ -81,8 +77,7 @@ class RenoiseSchedule:
             upper.fill_(high)
         elif below:
             upper = torch.minimum(upper, u_gen)
-        lower = torch.maximum(floor, torch.full_like(floor, low))
         draw = torch.rand(u_gen.shape, generator=generator, device=u_gen.device, dtype=u_gen.dtype)
-        # float32 rounding can lift lower + (upper - lower) * draw to upper itself; the draw stays strictly below it.
-        inside = torch.minimum(lower + (upper - lower) * draw, torch.nextafter(upper, torch.zeros_like(upper)))
-        return torch.maximum(inside, lower)
+        # float32 rounding can lift low + (upper - low) * draw to upper itself; the draw stays strictly below it.
+        inside = torch.minimum(low + (upper - low) * draw, torch.nextafter(upper, torch.zeros_like(upper)))
+        return inside.clamp(min=low)

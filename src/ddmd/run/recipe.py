@@ -70,7 +70,6 @@ class RenoiseSection(Section):
     clamp: Window = [0.02, 0.98]
     ca_window: Window | None = None
     dm_window: Window | None = None
-    above_next: bool = False  # only levels above the student's next step, whose noise covers all below
 
 
 class StudentSection(Section):
@@ -213,7 +212,7 @@ class Recipe(Section):
     def schedule(self) -> RenoiseSchedule:
         """The re-noise schedule."""
         r = self.renoise
-        return RenoiseSchedule(r.schedule, _pair(r.clamp) or (0.0, 1.0), _pair(r.ca_window), _pair(r.dm_window), r.above_next)
+        return RenoiseSchedule(r.schedule, _pair(r.clamp) or (0.0, 1.0), _pair(r.ca_window), _pair(r.dm_window))
 
     @property
     def grid(self) -> tuple[float, ...]:
