@@ -19,6 +19,9 @@ TIME_IDS = 8  # sinusoidal width of each of SDXL's six micro-conditions
 
 def build_pipeline(widths: tuple[int, int, int, int] = (24, 48, 96, 128), world: World = SHAPES) -> StableDiffusionXLPipeline:
     """A pipeline with random weights, in evaluation mode; of the world's size, v-prediction on the cosine schedule."""
+    from ....quiet import quiet_libraries
+
+    quiet_libraries()  # before diffusers is imported: some of it speaks then
     from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
     tokenizer = build_tokenizer(world)
