@@ -21,11 +21,10 @@ def adopt_words(encoder: Any, words: dict[str, int], weights: dict[str, Tensor],
     this one has begin by doing nothing. Raises KeyError or RuntimeError where the widths or the parts differ.
     """
     depth = encoder.config.num_hidden_layers
-    given = 1 + max(int(found["number"]) for name in weights if (found := LAYER.fullmatch(name)))
-    if given > depth:
+    given = 1 + max((int(found["number"]) for name in weights if (found := LAYER.fullmatch(name))), default=-1)
+    if not 1 <= given <= depth:
         raise RuntimeError(f"{given} layers do not fit into {depth}")
-    own = encoder.state_dict()
-    for name, value in own.items():
+    for name, value in encoder.state_dict().items():  # the parameters themselves, written in place
         found = LAYER.fullmatch(name)
         if name.endswith(WORDS):
             for word in words.keys() & known.keys():
@@ -39,7 +38,6 @@ def adopt_words(encoder: Any, words: dict[str, int], weights: dict[str, Tensor],
             value.copy_(weights[f"{found['before']}{source}{found['after']}"])
         elif any(end in name for end in BRANCH_ENDS):
             value.zero_()
-    encoder.load_state_dict(own)
 
 
 def _source(layer: int, depth: int, given: int) -> int | None:

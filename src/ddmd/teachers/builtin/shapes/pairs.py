@@ -13,8 +13,7 @@ from ....errors import InputError
 from .scenes import BACKGROUNDS, OBJECT, known_words, state
 from .world import UNSTATED, vocabulary
 
-RELATIONS = ("left of", "right of", "above", "below")
-TOLD_BACKWARDS = (1, 3)  # right of, below: the second object stands at the left or at the top
+RELATIONS = ("left of", "right of", "above", "below")  # each odd one is its neighbour told from the second object
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     **{f"first {name}": values for name, values in OBJECT.items()},
     **{f"second {name}": values for name, values in OBJECT.items()},
@@ -72,11 +71,10 @@ def parse(text: str) -> list[int]:
 def retold(scenes: Tensor) -> Tensor:
     """The same pictures told from the other object, (n, 10)."""
     swapped = torch.cat([scenes[:, WIDTH : 2 * WIDTH], scenes[:, :WIDTH], scenes[:, 2 * WIDTH :]], dim=1)
-    swapped[:, RELATION] = scenes[:, RELATION] ^ 1  # left of and right of, above and below stand in pairs
+    swapped[:, RELATION] = scenes[:, RELATION] ^ 1
     return swapped
 
 
 def seen(scenes: Tensor) -> Tensor:
     """The same pictures told from the object at the left or at the top, (n, 10)."""
-    backwards = torch.isin(scenes[:, RELATION], torch.tensor(TOLD_BACKWARDS))
-    return torch.where(backwards[:, None], retold(scenes), scenes)
+    return torch.where(scenes[:, RELATION, None] % 2 == 1, retold(scenes), scenes)
