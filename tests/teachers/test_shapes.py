@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from ddmd.teachers.builtin.shapes.render import RANGE, render
 from ddmd.teachers.builtin.shapes.scenes import ATTRIBUTES, NAMES, caption, parse
 from ddmd.teachers.builtin.shapes.train import ShapesRecipe, ShapesTraining, train_teacher
 from ddmd.teachers.builtin.shapes.verifier import load_verifier, verifier_accuracy
-from ddmd.teachers.builtin.shapes.world import UNSTATED, split_of
+from ddmd.teachers.builtin.shapes.world import SPLITS, UNSTATED, split_of
 from ddmd.teachers.builtin.shapes.worlds import SHAPES
 from ddmd.teachers.builtin.statistics import frechet_distance, pixel_statistics
 from ddmd.teachers.builtin.training import learning_rate, training_levels
@@ -49,6 +51,13 @@ def test_splits_share_no_caption_and_are_stable():
     assert not (set(sets["validation"]) & set(sets["report"]) or set(sets["report"]) & set(sets["train"]))
     assert not set(sets["validation"]) & set(sets["train"])
     assert split_of("a red circle") == "train"  # the hash is part of the published protocol
+
+
+def test_a_split_that_has_fewer_captions_than_asked_for_gives_them_all():
+    everything = [prompt for split in SPLITS for prompt in SHAPES.take(split, 10**6)]
+    words = [len(values) + (column not in SHAPES.always) for column, values in SHAPES.attributes.items()]
+    assert len(set(everything)) == len(everything) <= math.prod(words)
+    assert len(everything) > 0.99 * math.prod(words)
 
 
 def test_renders_stay_in_range_and_show_their_attributes():

@@ -16,6 +16,7 @@ from torch import Tensor
 UNSTATED = -1
 SPLITS = ("validation", "report", "train")
 OMIT = 0.15  # how often an attribute is left out of a prompt
+BARREN = 5_000  # captions of a split in a row, none of them new, after which it is taken to have no more
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class World:
         return statements.masked_fill(hidden, UNSTATED)
 
     def prompts(self, split: str, seed: int = 0) -> Iterator[str]:
-        """Endless captions of a split in a fixed order drawn by seed, never one of another split."""
+        """Endless captions of a split in a fixed order drawn by seed, with repetitions, never one of another split."""
         generator = torch.Generator().manual_seed(1_000 * seed + SPLITS.index(split))
         while True:
             for row in self.statements(self.scenes(256, generator), OMIT, 0.0, generator).tolist():
@@ -83,11 +84,13 @@ class World:
                     yield text
 
     def take(self, split: str, n: int, seed: int = 0) -> list[str]:
-        """The first n distinct captions of a split."""
+        """The first n distinct captions of a split; all that there are, but perhaps for some very rare ones, where they are fewer."""
         found: dict[str, None] = {}
+        barren = 0
         for text in self.prompts(split, seed):
+            barren = barren + 1 if text in found else 0
             found.setdefault(text)
-            if len(found) == n:
+            if len(found) == n or barren == BARREN:
                 break
         return list(found)
 
