@@ -58,7 +58,7 @@ def evaluate(
     seed: int,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
-    """Score models on a suite's report prompts; writes results.json and table.md into `out` and returns the results.
+    """Score models on the first n of a suite's report prompts; writes results.json and table.md into `out` and returns the results.
 
     A student is sampled with its own settings. Anything else is a teacher: many steps with and without guidance, and few.
     """
@@ -77,7 +77,7 @@ def evaluate(
             label = name if name not in scores else f"{name} ({Path(model).name})"
 
             def report(done: int, label: str = label) -> None:
-                progress(label, done, n)
+                progress(label, done, len(prompts))
 
             scores[label] = score_row(denoiser, bare(denoiser), setting, suite, prompts, cond, seed, report)
     results = results_object(suite_name, seed, scores, models=list(models), weights=hashes[models[0]] if len(models) == 1 else hashes)
