@@ -4,7 +4,8 @@
 
 Three ways in turn, each in a process of its own: `adapters` (one frozen base, two LoRA adapters, one batched teacher call),
 `adapters, split` (the teacher's passes one after another) and `copies` (three networks, separate teacher calls). All in bfloat16
-with gradient checkpointing. The peak that `ddmd doctor` would name stands beside the measured one. `--tiny` shrinks every width, to try the command on a CPU. A way that does not fit is reported as such.
+with gradient checkpointing. The peak that `ddmd doctor` would name stands beside the measured one (two minutes of one core for all three,
+meanwhile; `--no-estimate` leaves it out). `--tiny` shrinks every width, to try the command on a CPU. A way that does not fit is reported as such.
 """
 
 from __future__ import annotations
@@ -137,7 +138,6 @@ def estimated(model: str, way: str, tiny: bool, resolution: int, batch: int) -> 
 
 def measure(model: str, way: str, tiny: bool, resolution: int, batch: int, cycles: int) -> dict:
     """One way on this process's device."""
-    estimate = estimated(model, way, tiny, resolution, batch)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     distiller, cycle = assemble(model, way, tiny, resolution, batch, device, device, lambda p: torch.optim.AdamW(p, lr=1e-5, fused=True))
@@ -158,13 +158,12 @@ def measure(model: str, way: str, tiny: bool, resolution: int, batch: int, cycle
         seconds.append(time.perf_counter() - start)
     found = {
         "way": way, "parameters": weights, "resolution": resolution, "batch": batch, "seconds": min(seconds), "spread": max(seconds) - min(seconds),
-        "tflop": counter.get_total_flops() / 1e12, "estimated_gib": estimate,
+        "tflop": counter.get_total_flops() / 1e12,
     }  # fmt: skip
     if device.type == "cuda":
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     else:
         found["peak_gib"] = count.peak / 2**30  # by the storages of all tensors
-    found["estimated_over_peak"] = estimate / found["peak_gib"]
     return found
 
 
@@ -192,25 +191,37 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=3)
     parser.add_argument("--peak-tflops", type=float, help="the device's dense bfloat16 peak; an H100's is 989")
     parser.add_argument("--estimate", action="store_true", help="only what `ddmd doctor` would say, on any machine")
+    parser.add_argument("--no-estimate", action="store_true", help="only what is measured")
     parser.add_argument("--way", choices=WAYS, help="one way alone, in this process")
     given = parser.parse_args()
     if given.estimate:
-        peaks = {way: round(estimated(given.model, way, given.tiny, given.resolution, given.batch), 2) for way in WAYS}
+        peaks = {way: round(estimated(given.model, way, given.tiny, given.resolution, given.batch), 4) for way in WAYS}
         print(json.dumps({"model": given.model, "resolution": given.resolution, "batch": given.batch, "estimated_gib": peaks}))
         return
     if given.way:
         print(json.dumps(measure(given.model, given.way, given.tiny, given.resolution, given.batch, given.cycles)))
         return
+    command = [sys.executable, *sys.argv]
+    rehearsal = (
+        None
+        if given.no_estimate
+        else subprocess.Popen([*command, "--estimate"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    )
     rows = []
     for way in WAYS:
-        done = subprocess.run([sys.executable, *sys.argv, "--way", way], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, "--way", way], capture_output=True, text=True, check=False)
         last = done.stdout.strip().splitlines()[-1:]
         row = json.loads(last[0]) if done.returncode == 0 else {"way": way, "failed": done.stderr.strip().splitlines()[-1][:200]}
         if given.peak_tflops and "seconds" in row:
             row["flop_utilisation"] = row["tflop"] / row["seconds"] / given.peak_tflops
         rows.append(row)
     base = rows[-1].get("seconds")
+    estimates = json.loads(rehearsal.communicate()[0])["estimated_gib"] if rehearsal is not None else {}
     for row in rows:
+        if row["way"] in estimates:
+            row["estimated_gib"] = estimates[row["way"]]
+            if "peak_gib" in row:
+                row["estimated_over_peak"] = row["estimated_gib"] / row["peak_gib"]
         if base and "seconds" in row:
             row["seconds_over_copies"] = row["seconds"] / base
     print(json.dumps({"machine": machine(), "model": given.model, "tiny": given.tiny, "ways": rows}, indent=1))

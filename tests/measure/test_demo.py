@@ -31,7 +31,7 @@ def test_rows_are_what_the_models_draw(student):
     name, model, setting = pair.settings(3.0)[-1]
     row = draw_way(name, model, setting, PROMPT, seed=3)
     _, images, _ = draw(student, [PROMPT], None, None, 3, lambda done: None)
-    torch.testing.assert_close(row.image, images[0])
+    torch.testing.assert_close(row.image.cpu(), images[0])
     assert len(row.way) == 2 and torch.equal(row.way[-1], row.image) and row.seconds > 0
     assert shown(row.image).size == (96, 96)
     long = draw_way("teacher", pair.teacher, pair.settings(2.0)[0][2], PROMPT, seed=3)

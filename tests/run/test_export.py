@@ -36,7 +36,8 @@ def test_a_pipeline_again_from_the_checkpoint(run, tmp_path):
     export_run(run, "diffusers", tmp_path / "out")
     file = "unet/diffusion_pytorch_model.safetensors"
     before, after = load_file(run / "student" / file), load_file(tmp_path / "out" / file)
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    for name, value in before.items():  # on a GPU the run merges there, the export here
+        torch.testing.assert_close(after[name], value, rtol=1e-5, atol=1e-7)
     DiffusionPipeline.from_pretrained(tmp_path / "out")
 
 

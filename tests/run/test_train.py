@@ -11,6 +11,7 @@ from ddmd.errors import InputError
 from ddmd.run.finish import finish
 from ddmd.run.recipe import load_recipe
 from ddmd.run.train import Interrupted, NonFiniteLoss, Training
+from ddmd.teachers.prompts import to_device
 
 SMALL = [
     "train.batch=2", "train.evaluate_prompts=4", "train.log_every=1", "train.evaluate_every=4", "train.checkpoint_every=2",
@@ -262,8 +263,9 @@ def test_a_lora_student_is_exported_merged(untrained, tmp_path):
     roles, denoiser = training.parts.roles, training.parts.denoiser
     merged = student_network(roles, denoiser)
     assert not any("lora" in name for name, _ in merged.named_parameters())
-    cond = denoiser.encode(["a red circle"])
-    z, u = torch.randn(1, *denoiser.shape), torch.tensor([0.7], dtype=torch.float64)
+    device = training.accelerator.device
+    cond = to_device(denoiser.encode(["a red circle"]), device)
+    z, u = torch.randn(1, *denoiser.shape, device=device), torch.tensor([0.7], dtype=torch.float64, device=device)
     with torch.no_grad():
         torch.testing.assert_close(denoiser.call(merged, z, u, cond), roles.student(z, u, cond), atol=1e-5, rtol=1e-4)
         assert (roles.student(z, u, cond) - roles.teacher(z, u, cond)).abs().max() > 1e-4

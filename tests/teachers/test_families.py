@@ -1,5 +1,6 @@
 """Every family against the stock pipeline it wraps."""
 
+import copy
 import json
 
 import pytest
@@ -97,6 +98,18 @@ def test_an_exported_student_samples_alike_without_ddmd(model, tmp_path, monkeyp
     export_student(tmp_path / "student", recipe(model, grid), model, model.network, sampler, 7)
     call = json.loads((tmp_path / "student" / SETTINGS).read_text())["call"]
     close(draw(model, grid, sampler, 1.0), stock(tmp_path / "student", model, monkeypatch, **call))
+
+
+def test_an_export_leaves_the_network_as_it_is(model, tmp_path):
+    """What it is scored by afterwards, where it stands: on a GPU an export in place would leave it on the CPU."""
+    network = copy.deepcopy(model.network).to(torch.bfloat16).train()
+    export_student(tmp_path / "student", recipe(model), model, network, "sde", 7)
+    assert network.training and {value.dtype for value in network.parameters()} == {torch.bfloat16}
+    written = {}
+    for file in (tmp_path / "student" / model.component).glob("*.safetensors"):
+        written |= load_file(file)
+    assert written.keys() == network.state_dict().keys()
+    assert all(torch.equal(written[name], value.float()) for name, value in network.state_dict().items())
 
 
 def test_an_uneven_grid_exports_too(model, tmp_path, monkeypatch):

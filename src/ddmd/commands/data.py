@@ -96,6 +96,8 @@ def builtin_train(
     out: Out = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; the shipped weights' number when not given.")] = None,
     start: Annotated[Path | None, typer.Option(help="Begin with the weights of this pipeline folder.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="A teacher's pictures a step; the recipe's when not given.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="A teacher's highest learning rate; the recipe's when not given.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Emoji: the folder that `ddmd builtin fetch` wrote.")] = None,
     seed: Seed = 0,
     threads: Threads = None,
@@ -115,8 +117,10 @@ def builtin_train(
     if name not in makers:
         raise InputError("builtin train", repr(name), f"use one of {', '.join(makers)}")
     folder = out or Path("runs") / f"builtin-{name}"
+    given = {"steps": steps, "batch": batch, "lr": lr}
+    changes = {"seed": seed} | {key: value for key, value in given.items() if value is not None}
     with Screen() as screen:
-        made = makers[name](folder, steps, seed, start, lambda done, total, loss: screen.count(f"{name}, loss {loss:.4f}", done, total))
+        made = makers[name](folder, changes, start, lambda done, total, loss: screen.count(f"{name}, loss {loss:.4f}", done, total))
     print(made)
 
 

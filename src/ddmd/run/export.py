@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,7 +58,7 @@ def export_student(folder: Path, recipe: Recipe, denoiser: Denoiser, network: nn
         for name, value in index.items():
             if isinstance(value, list) and value[0] is not None and name not in changed:
                 shutil.copytree(denoiser.folder / name, temporary / name, ignore=shutil.ignore_patterns(*UNSAFE))
-        cast(Any, network.to("cpu", torch.float32).eval()).save_pretrained(temporary / denoiser.component)
+        _in_float32_on_cpu(network).save_pretrained(temporary / denoiser.component)
         scheduler.save_pretrained(temporary / "scheduler")
         write_json(temporary / INDEX, index | {"scheduler": ["diffusers", type(scheduler).__name__]})
         settings = {
@@ -67,6 +67,17 @@ def export_student(folder: Path, recipe: Recipe, denoiser: Denoiser, network: nn
         }  # fmt: skip
         write_json(temporary / SETTINGS, settings)
         (temporary / CARD).write_text(model_card(recipe, denoiser, sampler, cycle, pipeline_usage(call)))
+
+
+def _in_float32_on_cpu(network: nn.Module) -> Any:
+    """A twin to be saved: the network itself stays where it is and as it is, for whoever goes on with it."""
+    from accelerate import init_empty_weights
+
+    model: Any = network
+    with init_empty_weights():
+        twin = type(model).from_config(model.config)
+    twin.load_state_dict({name: value.to("cpu", torch.float32) for name, value in model.state_dict().items()}, assign=True)
+    return twin.eval()
 
 
 def export_lora(folder: Path, recipe: Recipe, denoiser: Denoiser, roles: LoraRoles, sampler: Sampler, cycle: int) -> bool:

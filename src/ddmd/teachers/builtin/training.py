@@ -7,7 +7,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...errors import InputError
 from ...files import folder_atomic, write_atomic
 
+Report = Callable[[int, int, float], None]
+"""(done, total, loss)."""
+Changes = Mapping[str, Any]
+"""Keys of a recipe that a caller sets otherwise; `steps` and `seed` alone where there is no TeacherRecipe."""
+
 FREE_KEYS = ("steps", "decay", "lr")  # what a resumed training may change
+READ_EVERY = 20  # steps after which a GPU is waited for
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,13 @@ class TeacherRecipe:
     drop_caption: float = 0.1
     shift: float = 1.0
     seed: int = 0
+
+
+def steps_and_seed(changes: Changes, steps: int) -> tuple[int, int]:
+    """The steps and the seed of a training that has no other keys. Raises InputError where others are set."""
+    for key in changes.keys() - {"steps", "seed"}:
+        raise InputError(f"--{key}", str(changes[key]), "only a teacher's can be chosen")
+    return changes.get("steps", steps), changes.get("seed", 0)
 
 
 def training_levels(n: int, steps: int, shift: float, generator: torch.Generator) -> Tensor:
@@ -60,6 +74,8 @@ class TeacherTraining(ABC):
         self.pipeline = pipeline.to(device)
         self.networks = nn.ModuleDict({name: getattr(pipeline, name) for name in trained}).train()
         self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32
         self.average = self._current()
         self.optimizer = torch.optim.AdamW(self.networks.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.abar = pipeline.scheduler.alphas_cumprod.to(device)
@@ -72,19 +88,22 @@ class TeacherTraining(ABC):
     def velocity_loss(self, images: Tensor, predict: Callable[[Tensor, Tensor], Tensor], generator: torch.Generator) -> Tensor:
         """Mean squared error of predict(noisy, index) against v, at levels drawn by the recipe."""
         index = training_levels(len(images), len(self.abar), self.recipe.shift, generator).to(self.device)
-        noise = torch.randn(images.shape, generator=generator).to(self.device)
+        noise = torch.randn(images.shape, generator=self._generator_here(generator), device=self.device)
         a = self.abar[index].sqrt()[:, None, None, None]
         s = (1 - self.abar[index]).sqrt()[:, None, None, None]
         noisy = (a * images + s * noise).contiguous(memory_format=torch.channels_last)
         return (predict(noisy, index).float() - (a * noise - s * images)).square().mean()
 
-    def step(self) -> float:
-        """One update; returns the loss."""
-        start = time.perf_counter()
+    def _generator_here(self, generator: torch.Generator) -> torch.Generator:
+        """For draws too many to make on the CPU and carry over: itself on the CPU, one of the same seed on a GPU."""
+        if self.device.type == "cpu":
+            return generator
+        return torch.Generator(self.device).manual_seed(generator.initial_seed())
+
+    def step(self) -> Tensor:
+        """One update; returns the loss, not waited for. A loss that is not finite spoils the weights: read it before they are saved."""
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.position)  # so a resumed run sees the same data
         loss = self.loss(generator)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {self.position}")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.position)
         self.optimizer.zero_grad(set_to_none=True)
@@ -92,11 +111,10 @@ class TeacherTraining(ABC):
         nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
         self.optimizer.step()
         decay = min(self.recipe.ema, (self.position + 1) / (self.position + 10))
-        for name, parameter in self.networks.named_parameters():
-            self.average[name].lerp_(parameter.detach(), 1 - decay)
+        current = [parameter.detach() for parameter in self.networks.parameters()]
+        get_ema_multi_avg_fn(decay)(list(self.average.values()), current, self.position)
         self.position += 1
-        self.seconds += time.perf_counter() - start
-        return loss.item()
+        return loss.detach()
 
     def export(self, folder: Path) -> None:
         """Write the averaged weights as a diffusers pipeline, with the recipe and the training curve beside it."""
@@ -166,13 +184,23 @@ def run_training(
         training.load(state)
     elif begin is not None:
         begin()
-    recent = 0.0
+    read_every = READ_EVERY if training.device.type == "cuda" else 1
+    recent: Tensor | None = None
+    start = time.perf_counter()
     while training.position < training.recipe.steps:
         loss = training.step()
-        recent = loss if recent == 0 else 0.98 * recent + 0.02 * loss
-        report(training.position, recent)
-        if training.position % save_every == 0 or training.position == training.recipe.steps:
-            training.curve.append({"step": training.position, "loss": recent, "seconds": training.seconds})
+        recent = loss if recent is None else recent.lerp(loss, 0.02)
+        save = training.position % save_every == 0 or training.position == training.recipe.steps
+        if not save and training.position % read_every:
+            continue
+        value = recent.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"loss is {value} at step {training.position}; {state} is as it was saved before")
+        report(training.position, value)
+        if save:
+            training.seconds += time.perf_counter() - start
+            training.curve.append({"step": training.position, "loss": value, "seconds": training.seconds})
             training.save(state)
             training.export(folder / "pipeline")
+            start = time.perf_counter()
     return folder / "pipeline"

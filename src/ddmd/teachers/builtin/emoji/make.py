@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from ....errors import InputError
 from ....files import folder_atomic
 from ....quiet import quiet_libraries
+from ..training import Changes, Report, steps_and_seed
 from .autoencoder import reconstruction_error, to_unit, train_autoencoder
 from .build import build_autoencoder, build_pipeline
 from .concepts import STYLES, UNSEEN_STYLES, captions
@@ -20,8 +21,6 @@ from .judge import picture_features, recall, save_judge, text_features, train_ju
 from .pictures import Pictures, load_pictures
 from .train import EmojiRecipe, train_teacher
 
-Report = Callable[[int, int, float], None]
-"""(done, total, loss)."""
 AUTOENCODER_STEPS = 3000
 JUDGE_STEPS = 3000
 JUDGE_CAPTIONS = 4  # a picture; more are rarer words
@@ -29,14 +28,14 @@ REFERENCE = 1000  # real pictures behind the kernel distance
 PACKED = ("unet", "vae")  # what the package holds of a pipeline; the text encoder comes from its own
 
 
-def make_teacher(pictures: Path, folder: Path, steps: int | None, seed: int, start: Path | None, report: Report) -> Path:
+def make_teacher(pictures: Path, folder: Path, changes: Changes, start: Path | None, report: Report) -> Path:
     """Train the autoencoder, then the teacher, into folder/pipeline, going on from what `folder` holds; on a GPU when there is one.
 
     With `start`, a pipeline, its denoiser is trained on and its latents are kept; a decoder unlike today's is trained anew for them.
     """
     found = load_pictures(pictures)
-    autoencoder = _autoencoder(found, folder / "autoencoder", seed, start, report)
-    recipe = EmojiRecipe(seed=seed) if steps is None else EmojiRecipe(seed=seed, steps=steps)
+    recipe = replace(EmojiRecipe(), **changes)
+    autoencoder = _autoencoder(found, folder / "autoencoder", recipe.seed, start, report)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return train_teacher(folder, recipe, found, autoencoder, device, lambda done, loss: report(done, recipe.steps, loss), start=start)
 
@@ -76,10 +75,11 @@ def _decoder_shape(autoencoder: Any) -> list[tuple[int, ...]]:
     return [tuple(parameter.shape) for parameter in autoencoder.decoder.parameters()]
 
 
-def make_judge(pictures: Path, folder: Path, steps: int | None, seed: int, start: Path | None, report: Report) -> Path:
+def make_judge(pictures: Path, folder: Path, changes: Changes, start: Path | None, report: Report) -> Path:
     """Train the judge and measure it on concepts and on styles that it never saw."""
     if start is not None:
         raise InputError("--start", str(start), "only a teacher can begin from trained weights")
+    total, seed = steps_and_seed(changes, JUDGE_STEPS)
     found = load_pictures(pictures)
     rows = found.rows(tuple(STYLES), held_out=False)
     images = to_unit(found.images[rows])
@@ -90,7 +90,6 @@ def make_judge(pictures: Path, folder: Path, steps: int | None, seed: int, start
     said = [(texts * JUDGE_CAPTIONS)[-JUDGE_CAPTIONS:] for texts in said]
     texts = text_features([text for four in said for text in four]).view(len(rows), JUDGE_CAPTIONS, -1)
     real = picture_features(images)
-    total = steps or JUDGE_STEPS
     judge = train_judge([real, *_views(images, seed)], texts, concept, style, total, seed, lambda done, loss: report(done, total, loss))
 
     generator = torch.Generator().manual_seed(seed)

@@ -29,12 +29,13 @@ PAIRS_OFFSET = {"left of": (-9.5, 0.0), "right of": (9.5, 0.0), "above": (0.0, -
 def render(scenes: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw scenes of `shapes`, (n, 6), as images (n, 3, 32, 32) in [-0.9, 0.9].
 
-    Place, radius and tone vary a little from draw to draw; a texture is fixed to its object's centre.
+    Place, radius and tone vary a little from draw to draw, by a generator on the CPU; a texture is fixed to its object's centre.
+    Drawn where the scenes are.
     """
     column = {name: scenes[:, i] for i, name in enumerate(NAMES)}
-    vary = _Varied(len(scenes), generator)
-    radius = _table(RADIUS, OBJECT["size"])[column["size"]] * (1 + 0.06 * vary())
-    centre = SIZE / 2 + _table(OFFSET, ATTRIBUTES["position"])[column["position"]] + vary(2)
+    vary = _Varied(len(scenes), generator, scenes.device)
+    radius = _look_up(RADIUS, OBJECT["size"], column["size"]) * (1 + 0.06 * vary())
+    centre = SIZE / 2 + _look_up(OFFSET, ATTRIBUTES["position"], column["position"]) + vary(2)
     ink = vary.tone(OBJECT["colour"], column["colour"])
     paper = vary.tone(BACKGROUNDS, column["background"])
     picture = _paint(_canvas(paper, SIZE), centre, radius, ink, column["shape"], column["texture"])
@@ -43,29 +44,29 @@ def render(scenes: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 def render_pairs(scenes: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw scenes of `pairs`, (n, 10), as images (n, 3, 40, 40) in [-0.9, 0.9]: objects a fifth smaller, that never touch."""
-    vary = _Varied(len(scenes), generator)
+    vary = _Varied(len(scenes), generator, scenes.device)
     relation, background = scenes[:, -2], scenes[:, -1]
     picture = _canvas(vary.tone(BACKGROUNDS, background), PAIRS_SIZE)
     for part, side in ((scenes[:, :WIDTH], 1), (scenes[:, WIDTH : 2 * WIDTH], -1)):
         size, texture, colour, shape = part.unbind(1)
-        radius = PAIRS_SCALE * _table(RADIUS, OBJECT["size"])[size] * (1 + 0.06 * vary())
-        centre = PAIRS_SIZE / 2 + side * _table(PAIRS_OFFSET, RELATIONS)[relation] + 0.7 * vary(2)
+        radius = PAIRS_SCALE * _look_up(RADIUS, OBJECT["size"], size) * (1 + 0.06 * vary())
+        centre = PAIRS_SIZE / 2 + side * _look_up(PAIRS_OFFSET, RELATIONS, relation) + 0.7 * vary(2)
         picture = _paint(picture, centre, radius, vary.tone(OBJECT["colour"], colour), shape, texture, PAIRS_GRAIN)
     return (picture.clamp(0, 1) * 2 - 1) * RANGE
 
 
 class _Varied:
-    """Uniform draws from [-1, 1] for n pictures, in the order asked for."""
+    """Uniform draws from [-1, 1] for n pictures, in the order asked for; the same on every device."""
 
-    def __init__(self, n: int, generator: torch.Generator | None) -> None:
-        self.n, self.generator = n, generator
+    def __init__(self, n: int, generator: torch.Generator | None, device: torch.device) -> None:
+        self.n, self.generator, self.device = n, generator, device
 
     def __call__(self, *shape: int) -> Tensor:
-        return torch.rand(self.n, *shape, generator=self.generator) * 2 - 1
+        return (torch.rand(self.n, *shape, generator=self.generator) * 2 - 1).to(self.device)
 
     def tone(self, words: tuple[str, ...], index: Tensor) -> Tensor:
         """A colour a picture, (n, 3), close to its word's."""
-        return _table(PALETTE, words)[index] + 0.03 * self(3)
+        return _look_up(PALETTE, words, index) + 0.03 * self(3)
 
 
 def _canvas(paper: Tensor, size: int) -> Tensor:
@@ -75,7 +76,7 @@ def _canvas(paper: Tensor, size: int) -> Tensor:
 def _paint(picture: Tensor, centre: Tensor, radius: Tensor, ink: Tensor, shape: Tensor, texture: Tensor, grain: float = 1.0) -> Tensor:
     """One object a picture over what is there, its edges softened; `grain` scales the texture."""
     size, n = picture.shape[-1], len(picture)
-    axis = (torch.arange(size * SUPERSAMPLE) + 0.5) / SUPERSAMPLE
+    axis = (torch.arange(size * SUPERSAMPLE, device=picture.device) + 0.5) / SUPERSAMPLE
     dx = (axis[None, None, :] - centre[:, 0, None, None]).expand(n, len(axis), len(axis))
     dy = (axis[None, :, None] - centre[:, 1, None, None]).expand(n, len(axis), len(axis))
     inside = _inside(dx / radius[:, None, None], dy / radius[:, None, None], shape)
@@ -88,8 +89,9 @@ def _paint(picture: Tensor, centre: Tensor, radius: Tensor, ink: Tensor, shape: 
     return picture * (1 - cover) + ink[..., None, None] * (cover - 0.75 * shade)
 
 
-def _table(values: dict, words: tuple[str, ...]) -> Tensor:
-    return torch.tensor([values[word] for word in words])
+def _look_up(values: dict, words: tuple[str, ...], index: Tensor) -> Tensor:
+    """The values of the words that are numbered by `index`."""
+    return torch.tensor([values[word] for word in words], device=index.device)[index]
 
 
 def _inside(x: Tensor, y: Tensor, shape: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ def _inside(x: Tensor, y: Tensor, shape: Tensor) -> Tensor:
         "cross": (torch.minimum(ax, ay) < 0.36) & (torch.maximum(ax, ay) < 1.0),
     }
     chosen = torch.stack([tests[word] for word in OBJECT["shape"]], dim=1)
-    return chosen[torch.arange(len(shape)), shape]
+    return chosen[torch.arange(len(shape), device=shape.device), shape]
 
 
 def _dark(x: Tensor, y: Tensor, texture: Tensor) -> Tensor:
@@ -124,4 +126,4 @@ def _dark(x: Tensor, y: Tensor, texture: Tensor) -> Tensor:
         "checkered": (torch.floor(x / 4) + torch.floor(y / 4)) % 2 == 0,
     }
     chosen = torch.stack([tests[word] for word in OBJECT["texture"]], dim=1)
-    return chosen[torch.arange(len(texture)), texture]
+    return chosen[torch.arange(len(texture), device=texture.device), texture]

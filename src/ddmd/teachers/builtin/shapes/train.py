@@ -46,7 +46,7 @@ class ShapesTraining(TeacherTraining):
     def loss(self, generator: torch.Generator) -> Tensor:
         recipe = self.recipe
         scenes = self.world.scenes(recipe.batch, generator)
-        images = self.world.render(scenes, generator).to(self.device)
+        images = self.world.render(scenes.to(self.device), generator)
         captions = [self.world.caption(row) for row in self.world.statements(scenes, recipe.omit, recipe.wrong, generator).tolist()]
         kept = (torch.rand(recipe.batch, generator=generator) >= recipe.drop_caption).to(self.device)
         return self.velocity_loss(images, lambda noisy, index: self._predict(noisy, index, captions, kept), generator)
