@@ -159,6 +159,7 @@ def measure(model: str, way: str, tiny: bool, resolution: int, batch: int, cycle
     found = {
         "way": way, "parameters": weights, "resolution": resolution, "batch": batch, "seconds": min(seconds), "spread": max(seconds) - min(seconds),
         "tflop": counter.get_total_flops() / 1e12,
+        "finite": all(bool(p.isfinite().all()) for role in ("student", "fake") for p in distiller.roles.parameters(role)),
     }  # fmt: skip
     if device.type == "cuda":
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
