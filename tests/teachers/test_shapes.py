@@ -15,7 +15,7 @@ from ddmd.teachers.builtin.shapes.verifier import load_verifier, verifier_accura
 from ddmd.teachers.builtin.shapes.world import SPLITS, UNSTATED, split_of
 from ddmd.teachers.builtin.shapes.worlds import SHAPES
 from ddmd.teachers.builtin.statistics import frechet_distance, pixel_statistics
-from ddmd.teachers.builtin.training import learning_rate, training_levels
+from ddmd.teachers.builtin.training import learning_rate, run_training, steps_and_seed, training_levels
 
 
 def test_captions_say_what_is_stated_and_parse_back():
@@ -218,3 +218,23 @@ def test_the_learning_rate_rises_holds_and_falls():
 
 def test_every_word_is_in_the_vocabulary():
     assert all(word in SHAPES.vocabulary for words in ATTRIBUTES.values() for word in words)
+
+
+def test_a_loss_that_is_not_finite_leaves_what_was_saved(tmp_path):
+    training = ShapesTraining(ShapesRecipe(steps=4, batch=2, warmup=1), torch.device("cpu"))
+    true_step, told = training.step, []
+
+    def step():
+        loss = true_step()
+        return loss if training.position < 3 else loss * float("nan")
+
+    training.step = step
+    with pytest.raises(FloatingPointError, match="step 3"):
+        run_training(training, tmp_path, lambda position, loss: told.append(position), save_every=2)
+    assert told == [1, 2] and torch.load(tmp_path / "state.pt", weights_only=True)["position"] == 2
+
+
+def test_only_a_teacher_has_a_batch_and_a_rate():
+    assert steps_and_seed({"seed": 3}, 7) == (7, 3) and steps_and_seed({"steps": 2}, 7) == (2, 0)
+    with pytest.raises(InputError, match=r"--lr: found 0.1; only a teacher's"):
+        steps_and_seed({"seed": 0, "lr": 0.1}, 7)
