@@ -36,8 +36,9 @@ def test_a_pipeline_again_from_the_checkpoint(run, tmp_path):
     export_run(run, "diffusers", tmp_path / "out")
     file = "unet/diffusion_pytorch_model.safetensors"
     before, after = load_file(run / "student" / file), load_file(tmp_path / "out" / file)
-    for name, value in before.items():  # on a GPU the run merges there, the export here
-        torch.testing.assert_close(after[name], value, rtol=1e-5, atol=1e-7)
+    rounding = 1e-6 if torch.cuda.is_available() else 0  # on a GPU the run merges there, the export on the CPU
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=rounding, atol=rounding)
     DiffusionPipeline.from_pretrained(tmp_path / "out")
 
 

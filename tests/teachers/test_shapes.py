@@ -238,3 +238,12 @@ def test_only_a_teacher_has_a_batch_and_a_rate():
     assert steps_and_seed({"seed": 3}, 7) == (7, 3) and steps_and_seed({"steps": 2}, 7) == (2, 0)
     with pytest.raises(InputError, match=r"--lr: found 0.1; only a teacher's"):
         steps_and_seed({"seed": 0, "lr": 0.1}, 7)
+
+
+def test_the_average_moves_by_one_minus_its_decay():
+    training = ShapesTraining(ShapesRecipe(steps=100, batch=2, warmup=1), torch.device("cpu"))
+    training.position = 50
+    before = {name: value.clone() for name, value in training.average.items()}
+    training.step()
+    for name, parameter in training.networks.named_parameters():
+        torch.testing.assert_close(training.average[name], 51 / 60 * before[name] + 9 / 60 * parameter.detach())

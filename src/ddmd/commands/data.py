@@ -97,7 +97,7 @@ def builtin_train(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; the shipped weights' number when not given.")] = None,
     start: Annotated[Path | None, typer.Option(help="Begin with the weights of this pipeline folder.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="A teacher's pictures a step; the recipe's when not given.")] = None,
-    lr: Annotated[float | None, typer.Option(min=0, help="A teacher's highest learning rate; the recipe's when not given.")] = None,
+    lr: Annotated[float | None, typer.Option(help="A teacher's highest learning rate; the recipe's when not given.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Emoji: the folder that `ddmd builtin fetch` wrote.")] = None,
     seed: Seed = 0,
     threads: Threads = None,
@@ -116,6 +116,8 @@ def builtin_train(
         makers |= {world: partial(make_drawn, world), f"{world}-verifier": partial(make_verifier, world)}
     if name not in makers:
         raise InputError("builtin train", repr(name), f"use one of {', '.join(makers)}")
+    if lr is not None and not lr > 0:
+        raise InputError("--lr", str(lr), "give a number above 0")
     folder = out or Path("runs") / f"builtin-{name}"
     given = {"steps": steps, "batch": batch, "lr": lr}
     changes = {"seed": seed} | {key: value for key, value in given.items() if value is not None}

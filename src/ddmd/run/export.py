@@ -77,7 +77,7 @@ def _in_float32_on_cpu(network: nn.Module) -> Any:
     with init_empty_weights():
         twin = type(model).from_config(model.config)
     twin.load_state_dict({name: value.to("cpu", torch.float32) for name, value in model.state_dict().items()}, assign=True)
-    return twin.eval()
+    return twin
 
 
 def export_lora(folder: Path, recipe: Recipe, denoiser: Denoiser, roles: LoraRoles, sampler: Sampler, cycle: int) -> bool:

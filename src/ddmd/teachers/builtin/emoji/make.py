@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ....devices import best_device
 from ....errors import InputError
 from ....files import folder_atomic
 from ....quiet import quiet_libraries
@@ -36,8 +37,9 @@ def make_teacher(pictures: Path, folder: Path, changes: Changes, start: Path | N
     found = load_pictures(pictures)
     recipe = replace(EmojiRecipe(), **changes)
     autoencoder = _autoencoder(found, folder / "autoencoder", recipe.seed, start, report)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return train_teacher(folder, recipe, found, autoencoder, device, lambda done, loss: report(done, recipe.steps, loss), start=start)
+    return train_teacher(
+        folder, recipe, found, autoencoder, best_device(), lambda done, loss: report(done, recipe.steps, loss), start=start
+    )
 
 
 def _autoencoder(pictures: Pictures, folder: Path, seed: int, start: Path | None, report: Report) -> Any:

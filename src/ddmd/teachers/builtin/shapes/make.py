@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
+from ....devices import best_device
 from ....errors import InputError
 from ..training import Changes, Report, steps_and_seed
 from .train import ShapesRecipe, train_teacher
@@ -21,7 +20,7 @@ VERIFIER_CHECK = 20_000  # fresh renders on which its accuracy is measured
 def make_teacher(world: str, folder: Path, changes: Changes, start: Path | None, report: Report) -> Path:
     """Train a world's teacher into folder/pipeline, going on from folder/state.pt; on a GPU when there is one."""
     recipe = replace(RECIPES[world], **changes)
-    return train_teacher(folder, recipe, _device(), lambda done, loss: report(done, recipe.steps, loss), start=start)
+    return train_teacher(folder, recipe, best_device(), lambda done, loss: report(done, recipe.steps, loss), start=start)
 
 
 def make_verifier(world: str, folder: Path, changes: Changes, start: Path | None, report: Report) -> Path:
@@ -29,11 +28,7 @@ def make_verifier(world: str, folder: Path, changes: Changes, start: Path | None
     if start is not None:
         raise InputError("--start", str(start), "only a teacher can begin from trained weights")
     total, seed = steps_and_seed(changes, VERIFIER_STEPS[world])
-    verifier = train_verifier(WORLDS[world], total, seed, _device(), lambda done, loss: report(done, total, loss))
+    verifier = train_verifier(WORLDS[world], total, seed, best_device(), lambda done, loss: report(done, total, loss))
     accuracy = verifier_accuracy(verifier, VERIFIER_CHECK, seed + 1)
     save_verifier(verifier.cpu(), folder, {"steps": total, "seed": seed, "renders": VERIFIER_CHECK, "accuracy": accuracy})
     return folder
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
