@@ -66,8 +66,11 @@ def test_without_warm_up_the_average_keeps_the_teachers_share(untrained, tmp_pat
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("adapters.rank=2",), ("fake.turn=alternate", "fake.updates=2", "fake.reuse_rollout=true"), ("objective.gan.where=teacher_init",)],
-)
+    [
+        (), ("adapters.rank=2",), ("fake.turn=alternate", "fake.updates=2", "fake.reuse_rollout=true"), ("fake.turn=ahead", "fake.updates=2"),
+        ("objective.gan.where=teacher_init",),
+    ],
+)  # fmt: skip
 def test_a_killed_run_goes_on_bit_for_bit(untrained, tmp_path, more):
     straight = Training(recipe(untrained, 4, *more), tmp_path / "straight", Silent())
     straight.run()
@@ -90,6 +93,37 @@ def test_a_killed_run_goes_on_bit_for_bit(untrained, tmp_path, more):
         assert a.keys() == b.keys()
         assert all(a[k] == b[k] for k in a if k != "seconds")
     assert signal.getsignal(signal.SIGTERM) != interrupt
+
+
+@pytest.mark.parametrize(("turn", "order", "one_sample"), [("joint", "gff", True), ("alternate", "gff", False), ("ahead", "ffg", False)])
+def test_the_order_of_a_cycle(untrained, tmp_path, turn, order, one_sample):
+    """Which update comes when, on which student outputs; ahead, all of a cycle are at one exit step, and over a run every step is met."""
+    training = Training(recipe(untrained, 1, f"fake.turn={turn}", "fake.updates=2"), tmp_path / "run", Silent())
+    distiller, done = training.parts.distiller, []
+
+    def told(name, update):
+        def call(*args, **keys):
+            result = update(*args, **keys)
+            done.append((name, result.sample))
+            return result
+
+        return call
+
+    distiller.generator_update = told("g", distiller.generator_update)
+    distiller.fake_update = told("f", distiller.fake_update)
+    met = []
+    for _ in range(12):
+        done.clear()
+        training._one_cycle()
+        assert "".join(name for name, _ in done) == order
+        levels = {sample.u_gen[0].item() for _, sample in done}
+        met.append(levels)
+        assert turn != "ahead" or len(levels) == 1
+        samples = [sample.x for _, sample in done]
+        assert torch.equal(samples[0], samples[1]) == one_sample
+        assert not torch.equal(samples[1], samples[2])
+    assert set.union(*met) == set(training.recipe.grid)
+    assert turn == "ahead" or max(map(len, met)) > 1
 
 
 def test_a_run_leaves_everything_it_promises(untrained, tmp_path):

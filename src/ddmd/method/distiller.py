@@ -122,16 +122,16 @@ class Distiller:
 
     # ---- Algorithm 1, generator part -------------------------------------------------------------------------------
 
-    def generator_update(self, batch: Batch) -> Update:
-        """One step of the student along Eq. 8, over the parts of a batch."""
-        losses = (self._generator_loss(part) for part in split(batch, self.plan.gradient_accumulation))
+    def generator_update(self, batch: Batch, rung: int | None = None) -> Update:
+        """One step of the student along Eq. 8, over the parts of a batch; each draws its exit step where no `rung` is given."""
+        losses = (self._generator_loss(part, rung) for part in split(batch, self.plan.gradient_accumulation))
         update = self._step("student", losses, self.student_optimizer, "generator")
         self.cycle += 1
         return update
 
-    def _generator_loss(self, batch: Batch) -> Loss:
+    def _generator_loss(self, batch: Batch, rung: int | None) -> Loss:
         """Algorithm 1's generator part; a single student graph feeds every term."""
-        z, u_gen = self.student_input(batch)
+        z, u_gen = self.student_input(batch, rung)
         x = self._student_x0(z, u_gen, batch.cond)
         alpha = self.objective.alpha.at(self.cycle, x, self.generator)
         branches = self._branches(x.detach(), u_gen, batch, alpha)
@@ -189,8 +189,10 @@ class Distiller:
 
     # ---- Algorithm 1, fake part ------------------------------------------------------------------------------------
 
-    def fake_update(self, batch: Batch | None = None, sample: Sample | None = None, reals: Reals | None = None) -> Update:
-        """One regression step of the fake model on the student's output: a given `sample`, or a fresh one for `batch`.
+    def fake_update(
+        self, batch: Batch | None = None, sample: Sample | None = None, reals: Reals | None = None, rung: int | None = None
+    ) -> Update:
+        """One regression step of the fake model on the student's output: a given `sample`, or a fresh one for `batch` (at `rung`).
 
         Where the adversary judges by the fake's features, its critic loss against `reals` joins the same step.
         """
@@ -200,7 +202,7 @@ class Distiller:
         if given is None:
             raise ValueError("fake_update: found neither a batch nor a sample; give one of them")
         losses = (
-            self._fake_loss(part if isinstance(part, Sample) else self.student_sample(part), real)
+            self._fake_loss(part if isinstance(part, Sample) else self.student_sample(part, rung), real)
             for part, real in self._pairs(given, reals)
         )
         update = self._step("fake", losses, self.fake_optimizer, "fake")
@@ -261,10 +263,14 @@ class Distiller:
 
     # ---- the student's inputs and outputs --------------------------------------------------------------------------
 
-    def student_input(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The student's noisy input at one rung of its grid: its own rollout, or noised data. Returns z and u_gen (B,)."""
+    def draw_rung(self) -> int:
+        """An exit step: which level of the grid an update is for."""
+        return int(torch.randint(len(self.plan.grid), (), generator=self.rungs))
+
+    def student_input(self, batch: Batch, rung: int | None = None) -> tuple[Tensor, Tensor]:
+        """The student's noisy input at a rung of its grid: its own rollout, or noised data. Returns z and u_gen (B,)."""
         grid = self.plan.grid
-        rung = int(torch.randint(len(grid), (), generator=self.rungs))
+        rung = self.draw_rung() if rung is None else rung
         size = batch_size(batch.cond)
         z = torch.randn((size, *self.shape), generator=self.generator, device=self.generator.device)
         u_gen = z.new_full((size,), grid[rung], dtype=torch.float64)
@@ -279,9 +285,9 @@ class Distiller:
         return simulate(predict, self.path, grid, rung, z, self.plan.sampler, self.generator), u_gen
 
     @torch.no_grad()
-    def student_sample(self, batch: Batch) -> Sample:
+    def student_sample(self, batch: Batch, rung: int | None = None) -> Sample:
         """A fresh student output without a graph, for the fake model to learn."""
-        z, u_gen = self.student_input(batch)
+        z, u_gen = self.student_input(batch, rung)
         return Sample(self._student_x0(z, u_gen, batch.cond), u_gen, batch.cond)
 
     def _student_x0(self, z: Tensor, u: Tensor, cond: Condition) -> Tensor:

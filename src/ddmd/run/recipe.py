@@ -82,10 +82,14 @@ class StudentSection(Section):
 
 
 class FakeSection(Section):
-    """The fake model: `updates` a cycle; joint learns the generator update's own sample first, alternate always a fresh one."""
+    """The fake model: `updates` a cycle.
+
+    In Algorithm 1 they follow the generator update: `joint` learns its very sample first, `alternate` always fresh ones. `ahead`
+    turns the cycle round: the exit step is drawn first, the fake learns what the student makes there, and then judges it there.
+    """
 
     updates: Count = 1
-    turn: Literal["joint", "alternate"] = "joint"
+    turn: Literal["joint", "alternate", "ahead"] = "joint"
     reuse_rollout: bool = False
     space: Literal["native", "x0"] = "native"
     range: Window = [0.0, 1.0]

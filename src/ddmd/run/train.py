@@ -112,27 +112,40 @@ class Training:
                 started = time.perf_counter()
 
     def _one_cycle(self) -> dict[str, Tensor]:
-        """One generator update and the recipe's fake updates, by Algorithm 1."""
-        distiller, fake = self.parts.distiller, self.recipe.fake
+        """One generator update and the recipe's fake updates, in its order."""
+        distiller, turn = self.parts.distiller, self.recipe.fake.turn
         self._set_learning_rates()
-        update = distiller.generator_update(self._batch())
-        metrics = {**update.metrics, **output_statistics(update.sample.x)}
-        with torch.no_grad():
-            optim = self.recipe.optim
-            decay = min(optim.ema, (1 + self.cycle) / (10 + self.cycle)) if optim.ema_warmup else optim.ema
-            own = self.parts.roles.named_parameters("student")
-            torch._foreach_lerp_([local(self.average[name]) for name in own], [local(p.detach()) for p in own.values()], 1 - decay)
-        known: Sample | None = update.sample if fake.turn == "joint" else None
-        for _ in range(fake.updates if "fake" in self.parts.roles.trained else 0):
-            learned = distiller.fake_update(None if known else self._batch(), known, self._reals())
-            known = learned.sample if fake.reuse_rollout else None
-            metrics |= learned.metrics
+        if turn == "ahead":
+            rung = distiller.draw_rung()
+            learned = self._fake_updates(None, rung)
+            update = distiller.generator_update(self._batch(), rung)
+        else:  # Algorithm 1's
+            update = distiller.generator_update(self._batch())
+            learned = self._fake_updates(update.sample if turn == "joint" else None)
+        metrics = {**update.metrics, **output_statistics(update.sample.x), **learned}
+        self._move_average()
         if "discriminator" in self.parts.roles.trained:
             reals = self._reals()
             assert reals is not None  # setup gives every GAN its real images
             metrics |= distiller.critic_update(update.sample, reals).metrics
         self.cycle += 1
         return metrics
+
+    def _fake_updates(self, known: Sample | None, rung: int | None = None) -> dict[str, Tensor]:
+        """The recipe's number of them: the first on a known sample, if there is one, the others on fresh ones (all at one rung, if given)."""
+        fake, metrics = self.recipe.fake, {}
+        for _ in range(fake.updates if "fake" in self.parts.roles.trained else 0):
+            update = self.parts.distiller.fake_update(None if known else self._batch(), known, self._reals(), rung)
+            known = update.sample if fake.reuse_rollout else None
+            metrics |= update.metrics
+        return metrics
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        optim = self.recipe.optim
+        decay = min(optim.ema, (1 + self.cycle) / (10 + self.cycle)) if optim.ema_warmup else optim.ema
+        own = self.parts.roles.named_parameters("student")
+        torch._foreach_lerp_([local(self.average[name]) for name in own], [local(p.detach()) for p in own.values()], 1 - decay)
 
     def _batch(self) -> Batch:
         """The next prompts; where the student starts from data, the next real images with their own prompts."""
