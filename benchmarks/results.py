@@ -31,7 +31,8 @@ SETTINGS = (
     "train.cycles=60", "train.evaluate_every=20", "train.evaluate_prompts=200", "train.checkpoint_every=20", "train.keep_checkpoints=1",
     "report.prompts=500",
 )  # fmt: skip
-SHAPES = ("renoise.clamp=[0.1,0.98]",)  # what the recipe had when the experiments were chosen; `emoji` has its own
+# What the recipe had when the experiments were chosen; `emoji` has its own.
+SHAPES = ("renoise.clamp=[0.1,0.98]", "fake.turn=joint", "train.prompt_count=4000")
 MORE = {"baking": ("train.keep_checkpoints=1000",)}
 DOCS = Path(__file__).parent.parent / "docs" / "lab"
 FIGURES = {
