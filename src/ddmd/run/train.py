@@ -133,7 +133,8 @@ class Training:
 
     def _fake_updates(self, known: Sample | None, rung: int | None = None) -> dict[str, Tensor]:
         """The recipe's number of them: the first on a known sample, if there is one, the others on fresh ones (all at one rung, if given)."""
-        fake, metrics = self.recipe.fake, {}
+        fake = self.recipe.fake
+        metrics: dict[str, Tensor] = {}
         for _ in range(fake.updates if "fake" in self.parts.roles.trained else 0):
             update = self.parts.distiller.fake_update(None if known else self._batch(), known, self._reals(), rung)
             known = update.sample if fake.reuse_rollout else None
