@@ -2,8 +2,8 @@
 
     python benchmarks/cycle.py [--recipe shapes] [--batch 32] [--repeats 8] [--set key=value ...]
 
-A cycle is one generator update and M fake updates. The floor is the sum of the bare network passes that the cycle made
-(counted, not assumed): no objective, no noise, no optimiser. Cycle and bare passes take turns, so that a change of the
+A cycle is one generator update and M fake updates on its very sample, whatever `fake.turn` says. The floor is the sum of
+the bare network passes that the cycle made (counted, not assumed): no objective, no noise, no optimiser. Cycle and bare passes take turns, so that a change of the
 machine's speed meets both; the ratio of their medians is reported, and the passes per cycle.
 """
 

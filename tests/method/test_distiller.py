@@ -129,6 +129,19 @@ def test_rollout_and_graph_of_each_rung():
     assert set(met) == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("rung", range(4))
+def test_a_rung_that_is_given_is_every_parts(rung):
+    """Both updates exit there, in each part of an accumulated batch, and nothing is drawn for it."""
+    distiller, roles = build(grid=uniform_grid(4), plan={"gradient_accumulation": 2})
+    drawn = distiller.rungs.get_state()
+    for update in (distiller.generator_update, distiller.fake_update):
+        roles.calls.clear()
+        sample = update(batch(), rung=rung).sample
+        assert sample.u_gen.tolist() == [1 - rung / 4] * B
+        assert [role for role, *_ in roles.calls].count("student") == 2 * (rung + 1)
+    assert torch.equal(distiller.rungs.get_state(), drawn)
+
+
 def test_all_ranks_exit_at_the_same_rung():
     ranks = [build(grid=uniform_grid(4))[0] for _ in range(2)]
     ranks[1].generator.manual_seed(99)  # own noise, shared rung

@@ -192,7 +192,7 @@ class Distiller:
     def fake_update(
         self, batch: Batch | None = None, sample: Sample | None = None, reals: Reals | None = None, rung: int | None = None
     ) -> Update:
-        """One regression step of the fake model on the student's output: a given `sample`, or a fresh one for `batch` (at `rung`).
+        """One regression step of the fake model on the student's output: a given `sample`, or a fresh one for `batch`, made at `rung` if given.
 
         Where the adversary judges by the fake's features, its critic loss against `reals` joins the same step.
         """

@@ -132,7 +132,7 @@ class Training:
         return metrics
 
     def _fake_updates(self, known: Sample | None, rung: int | None = None) -> dict[str, Tensor]:
-        """The recipe's number of them: the first on a known sample, if there is one, the others on fresh ones (all at one rung, if given)."""
+        """The first on a known sample, if there is one, the others on fresh ones (all at one rung, if given)."""
         fake = self.recipe.fake
         metrics: dict[str, Tensor] = {}
         for _ in range(fake.updates if "fake" in self.parts.roles.trained else 0):
@@ -143,6 +143,7 @@ class Training:
 
     @torch.no_grad()
     def _move_average(self) -> None:
+        """The average after this cycle's student."""
         optim = self.recipe.optim
         decay = min(optim.ema, (1 + self.cycle) / (10 + self.cycle)) if optim.ema_warmup else optim.ema
         own = self.parts.roles.named_parameters("student")
