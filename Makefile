@@ -1,8 +1,9 @@
 # make demo: set up, distil the embedded teacher into a four-step student, say where to look.
-# make test: set up, run the tests. Both work on a fresh clone with Python 3.11 or newer and nothing else.
+# make test: set up, run the tests in two processes (WORKERS=1: one). Both work on a fresh clone with Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+WORKERS ?= 2
 
 .PHONY: demo test lint clean-demo
 
@@ -13,7 +14,7 @@ demo: $(VENV)/installed
 	@echo '  $(BIN)/ddmd sample runs/demo --prompt "a large striped red circle at the left on a gray background" --out circle.png'
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ SETTINGS = (
     "report.prompts=500",
 )  # fmt: skip
 # What the recipe had when the experiments were chosen; `emoji` has its own.
-SHAPES = ("renoise.clamp=[0.1,0.98]", "fake.turn=joint", "train.prompt_count=4000")
+SHAPES = ("renoise.clamp=[0.1,0.98]", "fake.turn=joint", "fake.reuse_rollout=false", "train.prompt_count=4000", "train.export=best")
 MORE = {"baking": ("train.keep_checkpoints=1000",)}
 DOCS = Path(__file__).parent.parent / "docs" / "lab"
 FIGURES = {
