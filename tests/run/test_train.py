@@ -95,10 +95,23 @@ def test_a_killed_run_goes_on_bit_for_bit(untrained, tmp_path, more):
     assert signal.getsignal(signal.SIGTERM) != interrupt
 
 
-@pytest.mark.parametrize(("turn", "order", "one_sample"), [("joint", "gff", True), ("alternate", "gff", False), ("ahead", "ffg", False)])
-def test_the_order_of_a_cycle(untrained, tmp_path, turn, order, one_sample):
-    """Which update comes when, on which student outputs; ahead, all of a cycle are at one exit step, and over a run every step is met."""
-    training = Training(recipe(untrained, 1, f"fake.turn={turn}", "fake.updates=2"), tmp_path / "run", Silent())
+@pytest.mark.parametrize(
+    ("turn", "reuse", "order", "shared"),
+    [
+        ("joint", False, "gff", (True, False)),
+        ("joint", True, "gff", (True, True)),
+        ("alternate", False, "gff", (False, False)),
+        ("alternate", True, "gff", (False, True)),
+        ("ahead", False, "ffg", (False, False)),
+        ("ahead", True, "ffg", (True, False)),
+    ],
+)
+def test_the_order_of_a_cycle(untrained, tmp_path, turn, reuse, order, shared):
+    """Which update comes when, and which follow each other on one student output; ahead, all of a cycle are at one exit step, and over a
+    run every step is met."""
+    training = Training(
+        recipe(untrained, 1, f"fake.turn={turn}", f"fake.reuse_rollout={reuse}", "fake.updates=2"), tmp_path / "run", Silent()
+    )
     distiller, done = training.parts.distiller, []
 
     def told(name, update):
@@ -119,11 +132,10 @@ def test_the_order_of_a_cycle(untrained, tmp_path, turn, order, one_sample):
         levels = {sample.u_gen[0].item() for _, sample in done}
         met.append(levels)
         assert turn != "ahead" or len(levels) == 1
-        samples = [sample.x for _, sample in done]
-        assert torch.equal(samples[0], samples[1]) == one_sample
-        assert not torch.equal(samples[1], samples[2])
+        first, second, third = (sample.x for _, sample in done)
+        assert (torch.equal(first, second), torch.equal(second, third)) == shared
     assert set.union(*met) == set(training.recipe.grid)
-    assert turn == "ahead" or max(map(len, met)) > 1
+    assert turn == "ahead" or all(shared) or max(map(len, met)) > 1
 
 
 def test_a_run_leaves_everything_it_promises(untrained, tmp_path):
