@@ -1,9 +1,7 @@
-import os
-
 import pytest
 import torch
 
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+torch.set_num_threads(1)  # `make test` runs several processes
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -75,7 +75,7 @@ class Health:
         self.falls = self.falls + 1 if score < self.best - self.tolerance else 0
         message = (
             f"the score has been below its best ({self.best:.3f} at cycle {self.best_cycle}) for {self.falls} evaluations, now {score:.3f}. "
-            "The best student is kept; stop here, or lower optim.student_lr or objective.alpha and run again."
+            "The best student is kept in checkpoints/; stop here, or lower optim.student_lr or objective.alpha and run again."
         )
         return False, self._edge("score", self.falls >= PATIENCE, message)
 
