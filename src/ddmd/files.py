@@ -1,15 +1,27 @@
-"""Writes that a kill cannot tear: temporary file, fsync, rename."""
+"""Writes that a kill cannot tear: temporary file, fsync, rename; reads of text that do not depend on the locale."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .errors import InputError
+
+MAGIC = (  # files that are often taken for UTF-8 text: first bytes, what they are, the mend
+    (b"\xff\xfe", "UTF-16 text", "save the file as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text", "save the file as UTF-8"),
+    (b"\x1f\x8b", "a file compressed by gzip", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "a file compressed by zstd", "unpack it first"),
+    (b"PK\x03\x04", "a ZIP archive or an office document", "save its text as UTF-8"),
+    (b"PAR1", "a Parquet table", "name the file .parquet"),
+)
 
 
 def write_atomic(path: Path | str, content: str | bytes) -> Path:
@@ -54,3 +66,93 @@ def folder_atomic(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """A whole file's bytes. Raises InputError where it is missing, not a plain file, or unreadable."""
+    try:
+        mode = os.stat(path).st_mode  # asked first: opening a pipe waits for a writer
+        if stat.S_ISDIR(mode):
+            raise InputError(str(path), "a folder", "name a file in it")
+        if not stat.S_ISREG(mode):
+            raise InputError(str(path), "a pipe or a device", "save its content to a file")
+        with open(path, "rb") as handle:
+            return handle.read()
+    except FileNotFoundError as error:
+        raise InputError(str(path), "no such file", "check its name and folder") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(str(path), f"a file that cannot be read ({reason})", _mend(error)) from error
+    except ValueError as error:  # a NUL or half a surrogate pair in the name
+        raise InputError(ascii(str(path)), "a name that no file can have", "check it") from error
+
+
+def _mend(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "give yourself the right to read it, and to enter its folder"
+    return "check its name and its disk"
+
+
+def read_text(path: Path | str) -> str:
+    """A file's text: UTF-8 whatever the locale, without a byte order mark; line ends as they are.
+
+    Raises InputError where it cannot be read or is no such text, naming what it seems to be.
+    """
+    content = read_bytes(path)
+    for magic, kind, mend in MAGIC:
+        if content.startswith(magic):
+            raise InputError(str(path), kind, mend)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        found = f"a byte that is not UTF-8 in line {line}"
+        raise InputError(str(path), found, "save the file as UTF-8 text") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(str(path), f"a NUL character in line {line}", "save the file as UTF-8 text")
+    return text
+
+
+def split_lines(text: str) -> list[str]:
+    """Lines, ended by a newline alone (with or without a carriage return before it).
+
+    `str.splitlines` would also cut at U+2028, U+0085 and others, which occur within captions.
+    """
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """A text file's lines, by `read_text` and `split_lines`."""
+    return split_lines(read_text(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value of JSON text. Raises InputError, under the name `where`, for anything else."""
+    try:
+        value = json.loads(text)
+        if "\\u" in text if isinstance(text, str) else b"\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except UnicodeError as error:
+        raise InputError(where, "half a surrogate pair", "save it again as UTF-8") from error
+    except RecursionError as error:
+        raise InputError(where, "JSON nested too deeply", "check where the file comes from") from error
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        found = f"what is not JSON at {place}" if text.strip() else "no JSON"
+        raise InputError(where, found, "write it again, or fetch the file again") from error
+    except ValueError as error:
+        raise InputError(where, "a number of too many digits", "check where it comes from") from error
+    return value
+
+
+def read_json(path: Path | str) -> Any:
+    """A JSON file's value. Raises InputError where it cannot be read or is damaged."""
+    return parse_json(read_text(path), str(path))
+
+
+def read_json_lines(path: Path | str) -> list[Any]:
+    """A JSON value a line, blank lines skipped. Raises InputError naming a damaged line."""
+    numbered = enumerate(read_lines(path), 1)
+    return [parse_json(line, f"{path}:{number}") for number, line in numbered if line.strip()]

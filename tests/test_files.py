@@ -1,0 +1,81 @@
+import json
+import os
+
+import pytest
+
+from ddmd.errors import InputError
+from ddmd.files import read_json, read_json_lines, read_lines, read_text
+
+ODD_ENDS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+def test_text_is_utf8_without_its_mark_whatever_the_locale(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\r\nb\n")
+    assert read_text(tmp_path / "a.txt") == "café\r\nb\n"
+    assert read_lines(tmp_path / "a.txt") == ["café", "b"]
+
+
+@pytest.mark.parametrize("end", ODD_ENDS)
+def test_a_newline_alone_ends_a_line(tmp_path, end):
+    (tmp_path / "a.txt").write_bytes(f"a{end}b\n\nc".encode())
+    assert read_lines(tmp_path / "a.txt") == [f"a{end}b", "", "c"]
+    (tmp_path / "a.jsonl").write_bytes(f'"a{end}b"\n'.encode() if end >= "\x80" else b'"a"\n')
+    assert len(read_json_lines(tmp_path / "a.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a red circle".encode("utf-16"), "UTF-16.*UTF-8"),
+        (b"\xfe\xff\0a", "UTF-16.*UTF-8"),
+        (b"\x1f\x8b\x08\0", "gzip.*unpack"),
+        (b"PK\x03\x04", "ZIP"),
+        (b"a\nb\xe9", "not UTF-8 in line 2"),
+        (b"a\n\xed\xa0\x80", "not UTF-8 in line 2"),
+        (b"a\n\nb\0", "NUL character in line 3"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path, content, words):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_text(tmp_path / "a")
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in (
+        ("none", "no such file"),
+        ("", "a folder"),
+        ("pipe", "a pipe"),
+        ("a\0b", "no file can have"),
+        ("x" * 300, "cannot be read"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_text(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no JSON"),
+        (b"{\n 1", "line 2"),
+        (b"[" * 100_000, "deeply"),
+        (b"1" * 5000, "digits"),
+        (b'["\\ud800"]', "surrogate"),
+    ],
+)
+def test_damaged_json_is_named(tmp_path, content, words):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_json(tmp_path / "a.json")
+
+
+def test_pairs_of_surrogates_are_text(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(["\U0001f600"]), encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == ["\U0001f600"]
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text("1\n\n{\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"a.jsonl:3: found what is not JSON"):
+        read_json_lines(tmp_path / "a.jsonl")
