@@ -196,6 +196,13 @@ def test_the_student_moves_and_the_teacher_does_not(untrained, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(teacher, training.parts.roles.network("teacher").parameters(), strict=True))
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_run_chooses_its_attention_once_and_says_so(untrained, tmp_path, monkeypatch, asked):
+    monkeypatch.setattr("ddmd.run.train.choose_attention", lambda *choice: f"chosen {choice}")
+    training = Training(recipe(untrained, 1, f"optim.cudnn_attention={asked}"), tmp_path / "run", Silent())
+    assert training.observer.lines.count(f"chosen {(torch.device('cpu'), asked)}") == 1
+
+
 def test_a_broken_loss_stops_with_the_last_checkpoint_intact(untrained, tmp_path):
     training = Training(recipe(untrained, 9), tmp_path / "run", Silent())
 

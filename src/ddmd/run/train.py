@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..devices import choose_attention
 from ..errors import InputError
 from ..files import write_atomic
 from ..method.batch import Batch, Reals, Sample
@@ -65,6 +66,8 @@ class Training:
         self.recipe, self.folder, self.observer = recipe, folder, observer
         self.lead = self.accelerator.is_main_process
         check_folder(recipe, folder, resume)
+        if note := choose_attention(self.accelerator.device, recipe.optim.cudnn_attention):
+            observer.say(note)
         self.parts: Parts = build(recipe, self.accelerator, observer.count)
         self.average = {name: p.detach().clone() for name, p in self.parts.roles.named_parameters("student").items()}
         self.cycle = self.position = 0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ...devices import choose_attention
 from ...errors import InputError
 from ...files import folder_atomic, write_atomic
 
@@ -70,6 +71,7 @@ class TeacherTraining(ABC):
 
     def __init__(self, recipe: Any, pipeline: Any, trained: tuple[str, ...], device: torch.device) -> None:
         """`trained` names the pipeline's parts that learn; `recipe` is a TeacherRecipe, perhaps with more keys."""
+        choose_attention(device)
         self.recipe, self.device, self.position, self.seconds = recipe, device, 0, 0.0
         self.pipeline = pipeline.to(device)
         self.networks = nn.ModuleDict({name: getattr(pipeline, name) for name in trained}).train()
