@@ -18,6 +18,7 @@ from ..method.student import Sampler, uniform_grid
 from ..teachers.builtin import Suite
 from ..teachers.cache import Report, silent
 from ..teachers.denoisers import Denoiser
+from ..teachers.identity import files_under
 from ..teachers.sampling import Network, sample_images
 
 SPEED_IMAGES = 16  # images over which seconds_per_image is measured
@@ -89,9 +90,9 @@ def machine() -> str:
 
 
 def weights_hash(folder: Path) -> str:
-    """Identity of a pipeline: sha256 over its safetensors files, names included."""
+    """Identity of a pipeline: sha256 over its safetensors files, names included. Raises InputError where there is none."""
     digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.safetensors")):
+    for file in files_under(folder, lambda path: path.suffix == ".safetensors"):
         digest.update(str(file.relative_to(folder)).encode())
         with open(file, "rb") as handle:
             while block := handle.read(1 << 24):

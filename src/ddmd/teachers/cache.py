@@ -18,12 +18,11 @@ from torch import Tensor
 from ..files import write_atomic, write_json
 from ..method.batch import Condition
 from .denoisers.base import Denoiser
+from .identity import model_identity
 
 SHARD = 64  # prompts
 ENCODERS = ("text_encoder", "tokenizer")  # how the names of those parts begin
 OPEN = 256  # shards held open
-WHOLE = 1 << 22  # files up to this size are hashed whole, larger ones at both ends
-
 
 Report = Callable[[int], None]
 """How many are done."""
@@ -109,15 +108,5 @@ def is_whole(path: Path) -> bool:
 
 def fingerprint(denoiser: Denoiser, parts: tuple[str, ...]) -> str:
     """Identity of those parts of a pipeline whose names begin so, and of the way they are called."""
-    index = json.loads((denoiser.folder / "model_index.json").read_text())
-    digest = hashlib.sha256(f"{denoiser.family} {denoiser.resolution} {index['_class_name']}".encode())
-    for name in sorted(index):
-        if name.startswith(parts):
-            for file in sorted(path for path in (denoiser.folder / name).rglob("*") if path.is_file()):
-                digest.update(f"{file.relative_to(denoiser.folder)} {file.stat().st_size}".encode())
-                with open(file, "rb") as handle:
-                    digest.update(handle.read(WHOLE))
-                    if file.stat().st_size > WHOLE:
-                        handle.seek(-WHOLE, 2)
-                        digest.update(handle.read())
-    return digest.hexdigest()[:16]
+    identity = f"{denoiser.family} {denoiser.resolution} {model_identity(denoiser.folder, parts)}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]

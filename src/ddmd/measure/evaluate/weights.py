@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...teachers.identity import files_under
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
@@ -25,9 +26,9 @@ def read_states(path: Path) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Identity of a file, or of all weights in a folder."""
+    """Identity of a file, or of all weights in a folder. Raises InputError where there is none."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES):
+    for file in [path] if path.is_file() else files_under(path, lambda found: found.suffix in SUFFIXES):
         digest.update(file.name.encode())
         with open(file, "rb") as handle:
             while part := handle.read(1 << 22):

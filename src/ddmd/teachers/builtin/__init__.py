@@ -54,7 +54,9 @@ def model_folder(model: str) -> Path:
 
 def _unpacked(model: str, packed: Path) -> Path:
     """The whole pipeline of a model whose text encoder comes in a package of its own, put together once in the user's cache."""
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(packed.rglob("*")) if file.is_file())).hexdigest()
+    from ..identity import files_under
+
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files_under(packed, lambda path: True))).hexdigest()
     folder = cache_folder() / f"{model}-{digest[:16]}"
     if not (folder / "model_index.json").is_file():
         from .emoji.make import unpack

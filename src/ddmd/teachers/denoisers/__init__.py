@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from ...errors import InputError
 from .base import Denoiser
+from .index import INDEX, PipelineIndex, read_index
 
 # Pipeline class in model_index.json -> module of this package; a new family is one file and one line here.
 FAMILIES = {
@@ -29,21 +29,14 @@ FAMILIES = {
 
 LARGE = 256  # pixels above which an autoencoder takes images one at a time: its widest layers hold gigabytes
 
-__all__ = ["FAMILIES", "Denoiser", "family_of", "load_denoiser"]
+__all__ = ["FAMILIES", "INDEX", "Denoiser", "PipelineIndex", "family_of", "load_denoiser", "read_index"]
 
 
 def family_of(folder: Path) -> type[Denoiser]:
     """The denoiser class of a pipeline folder. Raises InputError where its index is missing, damaged or of an unknown class."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        found = "no such folder" if not folder.is_dir() else "no model_index.json in it"
-        raise InputError(str(folder), found, "give the folder of a diffusers pipeline")
-    try:
-        name = json.loads(index.read_text())["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(str(index), f"not a pipeline index ({error})", "download or save the pipeline again") from error
+    name = read_index(folder).class_name
     if name not in FAMILIES:
-        raise InputError(str(index), f"pipeline class {name}", f"known families: {', '.join(FAMILIES)}")
+        raise InputError(str(folder / INDEX), f"pipeline class {name[:80]}", f"known families: {', '.join(FAMILIES)}")
     return importlib.import_module(f".{FAMILIES[name]}", __package__).DENOISER
 
 
