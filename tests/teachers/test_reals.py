@@ -119,6 +119,31 @@ def test_a_killed_cache_goes_on_where_it_was(model, tmp_path, monkeypatch):
     assert torch.equal(LatentCache(tmp_path / "out", model).rows(rows), LatentCache(whole, model).rows(rows))
 
 
+def test_a_cache_that_goes_on_notices_changed_pictures(model, folder, tmp_path):
+    before = LatentCache(cache_pictures(model, find_pictures(folder), tmp_path / "out", quiet), model).rows(torch.arange(3))
+    Image.new("RGB", (28, 24), (0, 250, 0)).save(folder / "1.png")
+    after = LatentCache(cache_pictures(model, find_pictures(folder), tmp_path / "out", quiet), model).rows(torch.arange(3))
+    assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [True, False, True]
+    encoded = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "encode_images", encoded.append)
+        cache_pictures(model, find_pictures(folder), tmp_path / "out", quiet)
+    assert encoded == []
+
+
+def test_a_cache_of_samples_goes_on_with_the_same_teacher_alone(tmp_path):
+    folder = save_twin("sdxl-kl", tmp_path / "model")
+    cache_samples(load_denoiser(folder), ["a red circle"], tmp_path / "out", 1, 3.0, 0, quiet)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    changed = load_denoiser(folder)
+    with pytest.raises(InputError, match="another cache, of another source, settings or teacher"):
+        cache_samples(changed, ["a red circle"], tmp_path / "out", 1, 3.0, 0, quiet)
+    assert len(LatentCache(tmp_path / "out", changed)) == 1  # its autoencoder is the same
+
+
 def test_teacher_samples_are_drawn_once(model, monkeypatch, tmp_path):
     monkeypatch.setenv("DDMD_CACHE", str(tmp_path))
     prompts, drawn, draw = ["a red circle", "a blue star"], [], reals.teacher_latents

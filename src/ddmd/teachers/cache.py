@@ -97,11 +97,14 @@ def checksum(tensors: dict[str, Tensor]) -> str:
     return str(crc)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a shard is there and undamaged."""
+def is_whole(path: Path, made_of: str = "") -> bool:
+    """Whether a shard is there and undamaged and, if that is given, its header says that it was made of this."""
     try:
         with safe_open(path, framework="pt") as shard:
-            return (shard.metadata() or {}).get("crc32") == checksum({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
+            said = shard.metadata() or {}
+            if made_of and said.get("made_of") != made_of:
+                return False
+            return said.get("crc32") == checksum({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
     except (OSError, SafetensorError):
         return False
 

@@ -41,6 +41,17 @@ def model_identity(folder: Path | str, parts: Sequence[str] = ("",)) -> str:
     return digest.hexdigest()
 
 
+def data_identity(path: Path | str) -> str:
+    """Identity of a file, or of all files of a folder, such as prompts or a saved dataset. Raises InputError where there is none."""
+    path = Path(path)
+    if path.is_file():
+        return contents_hash(path)
+    if not path.exists():
+        raise InputError(str(path), "no such file or folder", "check its name")
+    files = files_under(path, lambda found: True)
+    return hashlib.sha256(json.dumps([[file.relative_to(path).as_posix(), contents_hash(file)] for file in files]).encode()).hexdigest()
+
+
 def files_under(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     """The wanted files of a folder, sorted, links followed (the hub's snapshots are links); hidden ones are nobody's.
 
@@ -48,7 +59,7 @@ def files_under(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     """
     found = sorted(path for path in _walk(folder) if wanted(path))
     if not found:
-        raise InputError(str(folder), "no files of a model in it", "copy or download the model again")
+        raise InputError(str(folder), "no files in it that count", "give the whole folder, or copy it again")
     return found
 
 

@@ -63,19 +63,31 @@ class LatentCache:
 
 
 def cache_pictures(denoiser: Denoiser, pictures: Sequence[Picture], folder: Path, report: Report) -> Path:
-    """Encode captioned pictures, cut to squares of the model's resolution, into a cache; a killed call goes on where it was."""
+    """Encode captioned pictures, cut to squares of the model's resolution, into a cache; a killed call goes on where it was.
+
+    Pictures whose contents have changed since are encoded again.
+    """
     source = [f"{picture.name} {picture.caption}" for picture in pictures]
 
     def make(start: int) -> Tensor:
         images = [read_picture(picture, denoiser.resolution) for picture in pictures[start : start + SHARD]]
         return torch.cat([denoiser.encode_images(image[None]) for image in images])
 
-    return _fill(denoiser, folder, source, [picture.caption for picture in pictures], make, report)
+    def contents(start: int) -> str:
+        digest = hashlib.sha256()
+        for picture in pictures[start : start + SHARD]:
+            try:
+                digest.update(hashlib.sha256(picture.read()).digest())
+            except OSError as error:
+                raise InputError(picture.name, "not a file that can be read", "mend it or take it out") from error
+        return digest.hexdigest()
+
+    return _fill(denoiser, folder, source, [picture.caption for picture in pictures], make, report, contents=contents)
 
 
 def cache_samples(denoiser: Denoiser, prompts: Sequence[str], folder: Path, steps: int, alpha: float, seed: int, report: Report) -> Path:
-    """Draw the teacher's own pictures of prompts into a cache; a killed call goes on where it was."""
-    source = [f"{steps} steps, guidance {alpha}, seed {seed}", *prompts]
+    """Draw the teacher's own pictures of prompts into a cache; a killed call goes on where it was, with the same teacher alone."""
+    source = [f"{steps} steps, guidance {alpha}, seed {seed}, teacher {fingerprint(denoiser, ('',))}", *prompts]
 
     def make(start: int) -> Tensor:
         block = encode_all(denoiser, prompts[start : start + SHARD])
@@ -109,18 +121,31 @@ def kept_teacher_latents(
 
 
 def _fill(
-    denoiser: Denoiser, folder: Path, source: Iterable[str], captions: Sequence[str], make: Callable[[int], Tensor], report: Report
+    denoiser: Denoiser,
+    folder: Path,
+    source: Iterable[str],
+    captions: Sequence[str],
+    make: Callable[[int], Tensor],
+    report: Report,
+    *,
+    contents: Callable[[int], str] = lambda start: "",
 ) -> Path:
+    """Make the shards that are missing, damaged, or made from other `contents` (of the block that begins there) than today's."""
     made_from = hashlib.sha256(json.dumps(list(source)).encode()).hexdigest()[:16]
     about: dict[str, Any] = {"made_for": _made_for(denoiser), "made_from": made_from}
     old = _about(folder)
     if old is not None and {key: old.get(key) for key in about} != about:
-        raise InputError(str(folder), "another cache", "give a new folder in --out")
+        changed = [key for key in about if old.get(key) != about[key]]
+        what = {"made_for": "model or size", "made_from": "source, settings or teacher"}
+        raise InputError(
+            str(folder), f"another cache, of another {' and '.join(what[key] for key in changed)}", "give a new folder in --out"
+        )
     write_json(folder / ABOUT, about)
     for number, start in enumerate(range(0, len(captions), SHARD)):
-        if not is_whole(_shard(folder, number)):
+        made_of = contents(start)
+        if not is_whole(_shard(folder, number), made_of=made_of):
             tensors = {"latents": make(start).to("cpu", torch.float16).contiguous()}
-            write_atomic(_shard(folder, number), save(tensors, {"crc32": checksum(tensors)}))
+            write_atomic(_shard(folder, number), save(tensors, {"crc32": checksum(tensors), "made_of": made_of}))
         report(min(start + SHARD, len(captions)))
     write_json(folder / ABOUT, about | {"count": len(captions), "captions": list(captions)})
     return folder

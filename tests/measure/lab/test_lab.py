@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import math
 import subprocess
 import sys
@@ -43,6 +44,23 @@ def test_every_case_of_every_experiment_is_a_recipe(name, tmp_path):
     assert EXPERIMENTS[name].reference in (None, *EXPERIMENTS[name].cases)
     one = [case.recipe.model_dump() for case in cases if case.seed == 0]
     assert all(a != b for i, a in enumerate(one) for b in one[:i])
+
+
+def test_a_run_is_that_of_its_teachers_contents_not_of_its_name(untrained, tmp_path):
+    shutil.copytree(untrained, tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    given = [f"model={tmp_path / 'model'}", f"train.prompts={tmp_path / 'prompts.txt'}"]
+
+    def folder():
+        return make_cases(experiment("fig2"), given, 1, tmp_path / "runs", True)[0].folder
+
+    before = folder()
+    assert folder() == before
+    (tmp_path / "prompts.txt").write_text("a blue circle\n")
+    others = folder()
+    with open(tmp_path / "model" / "unet" / "config.json", "a") as file:
+        file.write(" ")
+    assert len({before, others, folder()}) == 3
 
 
 def test_experiments_share_the_runs_that_they_have_in_common(tmp_path):
@@ -97,10 +115,11 @@ def test_factors_multiply_the_recipes_own_number(tmp_path):
     assert cases["recipe"].train.cycles == round(0.3 * load_recipe("shapes").train.cycles) and cases["recipe"].report.prompts == 300
 
 
-def test_another_recipe_is_varied_by_name(tmp_path):
-    keys = ("recipe=sd15_ddmd", "model=somewhere", "train.prompts=prompts.txt")
+def test_another_recipe_is_varied_by_name(untrained, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle")
+    keys = ("recipe=sd15_ddmd", f"model={untrained}", f"train.prompts={tmp_path / 'prompts.txt'}")
     cases = make_cases(experiment("table1"), keys, 1, tmp_path, False)
-    assert {case.recipe.model for case in cases} == {"somewhere"} and cases[0].recipe.renoise.schedule == "coupled"
+    assert {case.recipe.model for case in cases} == {str(untrained)} and cases[0].recipe.renoise.schedule == "coupled"
 
 
 def test_an_observer_learns_although_nothing_uses_it(tmp_path):

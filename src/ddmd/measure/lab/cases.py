@@ -1,6 +1,6 @@
 """One case of an experiment with one seed: its recipe, its run, its samples and scores. Finished ones are re-used.
 
-A run lies in a folder named by its recipe, so that experiments share what they have in common.
+A run lies in a folder named by its recipe and by the contents of the files that it names, so that experiments share what they have in common.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from ...files import write_atomic, write_json
 from ...run import checkpoint as ckpt
 from ...run.recipe import Recipe, load_recipe
 from ...run.train import Training
+from ...teachers.builtin import model_folder
+from ...teachers.identity import data_identity, model_identity
 from ...teachers.sampling import sample_images
 from .experiments import Experiment, Overrides
 
@@ -77,7 +79,7 @@ def make_cases(experiment: Experiment, overrides: Sequence[str], seeds: int, run
     """
     name = next((text.partition("=")[2] for text in reversed(overrides) if text.startswith("recipe=")), "shapes")
     mine = [text for text in overrides if not text.startswith("recipe=")]
-    cases = []
+    cases, known = [], dict[str, str]()
     for seed in range(seeds):
         for label, keys in experiment.cases.items():
             keys = (*(QUICK if quick else ()), *experiment.shared, *keys, f"seed={seed}")
@@ -85,9 +87,17 @@ def make_cases(experiment: Experiment, overrides: Sequence[str], seeds: int, run
             if experiment.checkpoints:
                 every = max(1, recipe.train.cycles // experiment.checkpoints)
                 recipe = _resolved(name, [*mine, *keys, f"train.checkpoint_every={every}"])
-            identity = hashlib.sha256(recipe.to_yaml().encode()).hexdigest()[:12]
+            identity = hashlib.sha256(f"{recipe.to_yaml()} {_contents(recipe, known)}".encode()).hexdigest()[:12]
             cases.append(Case(label, seed, recipe, runs / identity, experiment.probes))
     return cases
+
+
+def _contents(recipe: Recipe, known: dict[str, str]) -> str:
+    """Identity of what a recipe only names: a run is not that of another teacher, other prompts or other real images."""
+    train = recipe.train
+    if recipe.model not in known:
+        known[recipe.model] = model_identity(model_folder(recipe.model))
+    return " ".join([known[recipe.model], *(known.setdefault(name, data_identity(name)) for name in (train.prompts, train.reals) if name)])
 
 
 def _resolved(name: str, overrides: Sequence[str]) -> Recipe:

@@ -16,6 +16,7 @@ from ...run import checkpoint as ckpt
 from ...run.pictures import png_bytes, strips
 from ...run.results import teacher_settings
 from ...run.train import Training
+from ...teachers.identity import model_identity
 from ...teachers.prompts import to_device
 from ...teachers.sampling import initial_noise, sample_images
 from ..rehearsal import rehearse
@@ -69,7 +70,7 @@ def teacher_pictures(training: Training, prompts: Sequence[str]) -> Tensor:
     """The teacher's pictures of the first prompts from the students' noise; made once for all runs that lie beside this one."""
     recipe, parts, asked = training.recipe, training.parts, list(prompts[:COMPARED])
     setting = teacher_settings(recipe.report.teacher_steps, 1, recipe.teacher_guidance)["teacher"]
-    identity = json.dumps([recipe.model, recipe.resolution, recipe.seed, setting.steps, setting.guidance, asked])
+    identity = json.dumps([model_identity(parts.denoiser.folder), recipe.resolution, recipe.seed, setting.steps, setting.guidance, asked])
     kept = training.folder.parent / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.safetensors"
     if kept.is_file():
         return ckpt.load_tensors(kept)["images"]
