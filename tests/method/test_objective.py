@@ -91,8 +91,16 @@ def test_nonfinite_values_are_zeroed_and_counted(branches):
     broken = branches.cond_dm.clone()
     broken[0, 0, 0, 0], broken[1, 0, 0, 0] = float("nan"), float("inf")
     found = decoupled_direction(Branches(branches.x, broken, branches.fake_dm), 4.0, "none")
-    assert found.nonfinite == 2
-    assert torch.isfinite(found.total).all()
+    assert found.nonfinite == pytest.approx(2 / branches.x.numel(), rel=1e-5)
+    assert all(torch.isfinite(part).all() for part in (found.total, found.dm, found.ca))
+    assert found.total[0, 0, 0, 0] == found.total[1, 0, 0, 0] == 0
+    torch.testing.assert_close(found.total, found.dm + found.ca)
+
+
+def test_a_direction_without_a_finite_value_says_so(branches):
+    lost = torch.full_like(branches.x, float("nan"))
+    found = decoupled_direction(Branches(branches.x, branches.cond_dm, branches.fake_dm, branches.cond_ca, lost), 4.0)
+    assert found.nonfinite == 1
 
 
 def test_proxy_loss_gradient_and_direction():

@@ -220,6 +220,33 @@ def test_a_broken_loss_stops_with_the_last_checkpoint_intact(untrained, tmp_path
     assert all(torch.isfinite(v).all() for v in weights(resumed).values())
 
 
+def test_an_update_without_a_finite_value_stops_the_run(untrained, tmp_path, monkeypatch):
+    training = Training(recipe(untrained, 9), tmp_path / "run", Silent())
+    teacher = training.parts.roles.teacher
+    monkeypatch.setattr(training.parts.roles, "teacher", lambda *call: teacher(*call) * float("nan"))
+    with pytest.raises(NonFiniteLoss, match="no value of an update's direction was finite, at cycle 1"):
+        training.run()
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_a_share_of_values_that_are_not_finite_is_an_alarm(untrained, tmp_path, monkeypatch):
+    training = Training(recipe(untrained, 3, "train.log_every=3"), tmp_path / "run", Silent())
+    teacher, calls = training.parts.roles.teacher, []
+
+    def once(z, u, cond):
+        output = teacher(z, u, cond)
+        calls.append(len(output))
+        if len(calls) == 2:
+            output[0] = float("inf")
+        return output
+
+    monkeypatch.setattr(training.parts.roles, "teacher", once)
+    training.run()
+    assert [alarm for alarm in training.alarms if "not finite" in alarm]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < next(row["nonfinite"] for row in rows if "nonfinite" in row) < 1  # seen at cycle 2, logged at 3
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -49,7 +49,11 @@ class Branches:
 
 @dataclass(frozen=True)
 class Direction:
-    """The update in x0 space, its two parts, and how many values were not finite (they are set to zero)."""
+    """The update in x0 space, its two parts, and the share of values that were not finite.
+
+    Such values are zero in all three: the caller must look at the share (0-d), since a batch without
+    a finite value is no direction at all.
+    """
 
     total: Tensor
     dm: Tensor
@@ -80,9 +84,9 @@ def decoupled_direction(
         ca = ca_weight * cfg_augmentation(branches.cond_ca, branches.uncond_ca, alpha)
     by_dm, by_ca = _denominators(branches, x, alpha, normalizer)
     dm, ca = dm / by_dm.clamp(min=floor), ca / by_ca.clamp(min=floor)
-    total = dm + ca
-    nonfinite = (~torch.isfinite(total)).sum()
-    return Direction(torch.nan_to_num(total, 0.0, 0.0, 0.0), dm, ca, nonfinite)
+    finite = torch.isfinite(dm + ca)
+    dm, ca = torch.where(finite, dm, 0), torch.where(finite, ca, 0)
+    return Direction(dm + ca, dm, ca, 1 - finite.float().mean())
 
 
 def _denominators(branches: Branches, x: Tensor, alpha: float | Tensor, normalizer: Normalizer) -> tuple[Tensor, Tensor]:

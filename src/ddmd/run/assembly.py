@@ -11,6 +11,7 @@ from torch import nn
 from ..method.adversarial import Adversary, Head
 from ..method.batch import Condition
 from ..method.distiller import Distiller, MeanVariance, Objective, Plan
+from ..method.rng import stream
 from ..teachers.denoisers import Denoiser
 from ..teachers.eight_bit import eight_bit_adamw
 from ..teachers.roles import CopyRoles, LoraRoles, Roles, in_bfloat16
@@ -83,7 +84,7 @@ def build_distiller(
     )
     return Distiller(
         roles, denoiser.path, objective, plan, denoiser.shape, student_optimizer, fake_optimizer,
-        torch.Generator(device).manual_seed(recipe.seed * 1_000_003 + rank), torch.Generator().manual_seed(recipe.seed), adversary,
+        stream(recipe.seed, "noise", rank, device=device), stream(recipe.seed, "exit step"), adversary,
     )  # fmt: skip
 
 

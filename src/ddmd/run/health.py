@@ -67,6 +67,14 @@ class Health:
             ),
         ]  # fmt: skip
 
+    def count_nonfinite(self, share: float) -> list[Alarm]:
+        """Judge the largest share of values of an update that were not finite, since the last logged cycle."""
+        message = (
+            f"{share:.1%} of an update's values were not finite and were set to zero: predictions overflow or a normaliser divides "
+            "by nothing. Raise objective.floor or the lower renoise.clamp, or use optim.precision=fp32."
+        )
+        return self._edge("nonfinite", share > 0, message)
+
     def judge(self, cycle: int, score: float) -> tuple[bool, list[Alarm]]:
         """Take an evaluation's score (higher is better); returns whether it is the best so far, and alarms."""
         if self.best is None or score > self.best:

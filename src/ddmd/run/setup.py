@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..method.batch import Condition, select
 from ..method.distiller import Distiller, MeanVariance
 from ..method.objective import calibrate_mean_variance
+from ..method.rng import stream, stream_seed
 from ..method.student import Sampler
 from ..teachers.builtin import Suite, load_suite, model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
@@ -110,8 +111,8 @@ def accelerator_for(recipe: Recipe) -> Any:
 
 def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, total: None) -> Parts:
     """Load the model and build the run's parts on the accelerator's device. Raises InputError for anything unusable."""
-    device, rank = accelerator.device, accelerator.process_index
-    torch.manual_seed(recipe.seed)
+    device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
+    torch.manual_seed(stream_seed(recipe.seed, "initial weights"))
     denoiser = load_denoiser(model_folder(recipe.model), recipe.resolution)
     denoiser.move(device)
     suite = load_suite(recipe.suite) if recipe.suite else None
@@ -119,8 +120,9 @@ def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, to
     texts = training_prompts(recipe, suite)
     cache = Path(train.cache) if train.cache else None
     prompts = PromptTable(
-        denoiser, texts, train.batch, recipe.seed, rank, device, cache, lambda done: count("encoding prompts", done, len(texts))
-    )
+        denoiser, texts, train.batch, recipe.seed, rank, ranks, device, cache,
+        lambda done: count("encoding prompts", done, len(texts)),
+    )  # fmt: skip
     watched = _watched(recipe, denoiser, suite, prompts)
     found = _real_images(recipe, denoiser, suite)
     if suite is None:
@@ -141,11 +143,11 @@ def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, to
 
     if recipe.teacher_reals:
         found = HeldLatents(samples(train.reals_count)), prompts.encoded
-    reals = RealTable(*found, train.batch, recipe.seed, rank, device) if found else None
+    reals = RealTable(*found, train.batch, recipe.seed, rank, ranks, device) if found else None
     mean_variance = _mean_variance(recipe, denoiser, suite, samples)
     engine = recipe.objective.ca_weight > 0 and (recipe.objective.alpha > 1 or recipe.objective.alpha_spread)
     if engine and not recipe.allow_distilled_teacher:
-        probe = torch.Generator(device).manual_seed(recipe.seed)
+        probe = stream(recipe.seed, "guidance check", device=device)
         check_guidance(denoiser, roles.teacher, prompts.at(0), prompts.uncond, probe)
 
     distiller = build_distiller(recipe, denoiser, roles, prompts.at(0), mean_variance, device, rank)

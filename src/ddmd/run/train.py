@@ -70,8 +70,10 @@ class Training:
             observer.say(note)
         self.parts: Parts = build(recipe, self.accelerator, observer.count)
         self.average = {name: p.detach().clone() for name, p in self.parts.roles.named_parameters("student").items()}
-        self.cycle = self.position = 0
+        self.cycle = 0
+        self.positions = {"prompts": 0, "reals": 0}  # batches handed out
         self.seconds = 0.0
+        self.nonfinite = torch.zeros((), device=self.accelerator.device)  # largest share since the last log line
         self.alarms: list[str] = []
         self._prepare_samples()
         cut, limit = too_long(self.parts.denoiser.pipeline, self.parts.prompts.prompts)
@@ -97,8 +99,11 @@ class Training:
                 self._evaluate(log)
             started = time.perf_counter()
             while self.cycle < train.cycles:
+                first = self.cycle == 0
                 metrics = self._one_cycle()
                 self.seconds += time.perf_counter() - started
+                if first:
+                    self._checked(metrics)
                 if self.cycle % train.log_every == 0 or self.cycle == train.cycles:
                     self._log(log, metrics)
                 if self.cycle % train.evaluate_every == 0 or self.cycle == train.cycles:
@@ -126,6 +131,8 @@ class Training:
             update = distiller.generator_update(self._batch())
             learned = self._fake_updates(update.sample if turn == "joint" else None)
         metrics = {**update.metrics, **output_statistics(update.sample.x), **learned}
+        self.nonfinite = torch.maximum(self.nonfinite, metrics["nonfinite"])
+        metrics["nonfinite"] = self.nonfinite
         self._move_average()
         if "discriminator" in self.parts.roles.trained:
             reals = self._reals()
@@ -157,15 +164,18 @@ class Training:
         uncond = self.parts.prompts.uncond
         if self.recipe.student.source == "data" and (reals := self._reals()) is not None:
             return Batch(reals.cond, uncond, reals.images)
-        self.position += 1
-        return Batch(self.parts.prompts.at(self.position - 1), uncond)
+        return Batch(self.parts.prompts.at(self._next("prompts")), uncond)
 
     def _reals(self) -> Reals | None:
         """The next real images, where the recipe uses any."""
         if self.parts.reals is None:
             return None
-        self.position += 1
-        return self.parts.reals.at(self.position - 1)
+        return self.parts.reals.at(self._next("reals"))
+
+    def _next(self, what: str) -> int:
+        """The position of the next batch of prompts or real images; each counts its own, so that epochs are whole."""
+        self.positions[what] += 1
+        return self.positions[what] - 1
 
     def _set_learning_rates(self) -> None:
         """Linear warm-up, plateau, linear decay over the last share, alike for all optimisers."""
@@ -180,18 +190,25 @@ class Training:
     # ---- logs, alarms, evaluations ---------------------------------------------------------------------------------
 
     def _log(self, log: Logs, metrics: dict[str, Tensor]) -> None:
-        values = {name: value.item() for name, value in metrics.items()}
-        self._check_finite(values)
-        for alarm in self.health.watch(values["x_mean"], values["x_std"]):
+        values = self._checked(metrics)
+        alarms = self.health.watch(values["x_mean"], values["x_std"])
+        for alarm in [*alarms, *self.health.count_nonfinite(values["nonfinite"])]:
             self._alarm(alarm.message)
+        self.nonfinite = torch.zeros_like(self.nonfinite)
         rate = self.seconds / self.cycle
         log.write({"cycle": self.cycle, "seconds": round(self.seconds, 2), **values})
         self.observer.cycle(self.cycle, {**values, "seconds_per_cycle": rate})
 
-    def _check_finite(self, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            if name.endswith(("_loss", "_norm")) and not math.isfinite(value):
-                raise NonFiniteLoss(f"{name} is {value} at cycle {self.cycle}")
+    def _checked(self, metrics: dict[str, Tensor]) -> dict[str, float]:
+        """An update's metrics as numbers. Raises NonFiniteLoss, in all processes together, where one of them has lost its numbers."""
+        values = {name: value.item() for name, value in metrics.items()}
+        lost = [f"{name} is {v}" for name, v in values.items() if name.endswith(("_loss", "_norm")) and not math.isfinite(v)]
+        if values["nonfinite"] == 1:
+            lost.insert(0, "no value of an update's direction was finite")
+        found = [text for texts in _gather(self.accelerator, lost) for text in texts]
+        if found:
+            raise NonFiniteLoss(f"{found[0]}, at cycle {self.cycle}")
+        return values
 
     def _alarm(self, message: str) -> None:
         text = f"cycle {self.cycle}: {message}"
@@ -277,7 +294,7 @@ class Training:
 
     def _save(self, metrics: dict[str, Tensor]) -> None:
         """A checkpoint from which `--resume` goes on exactly; never of a state that is not finite."""
-        self._check_finite({name: value.item() for name, value in metrics.items()})
+        self._checked(metrics)
         states = _gather(
             self.accelerator, {k: v.tolist() if isinstance(v, Tensor) else v for k, v in self.parts.distiller.state_dict().items()}
         )
@@ -285,7 +302,7 @@ class Training:
         tensors = {name: gathered(content, self.lead) for name, content in held.items()}
         if self.lead:
             facts = {
-                "cycle": self.cycle, "position": self.position, "seconds": self.seconds, "alarms": self.alarms,
+                "cycle": self.cycle, "positions": self.positions, "seconds": self.seconds, "alarms": self.alarms,
                 "health": self.health.state_dict(), "distillers": states,
             }  # fmt: skip
             checkpoints = self.folder / "checkpoints"
@@ -314,7 +331,7 @@ class Training:
             )
         state = facts["distillers"][self.accelerator.process_index]
         parts.distiller.load_state_dict({k: torch.tensor(v, dtype=torch.uint8) if isinstance(v, list) else v for k, v in state.items()})
-        self.cycle, self.position, self.seconds = facts["cycle"], facts["position"], facts["seconds"]
+        self.cycle, self.positions, self.seconds = facts["cycle"], facts["positions"], facts["seconds"]
         self.alarms, self.health = facts["alarms"], Health(**facts["health"])
 
     # ---- signals and files -----------------------------------------------------------------------------------------

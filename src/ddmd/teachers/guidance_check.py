@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -49,6 +50,12 @@ def check_guidance(denoiser: Denoiser, teacher: Network, cond: Condition, uncond
         if FEW_STEP_NAME.search(name):
             raise InputError("model", f"a few-step teacher by its name, {name!r}", mend)
     response = guidance_response(denoiser, teacher, cond, uncond, generator)
+    if not math.isfinite(response):
+        raise InputError(
+            "model",
+            "predictions that are not finite numbers",
+            "look for damaged or overflowing weights, the text encoders' among them",
+        )
     if response < SILENT:
         raise InputError(
             "model", f"a teacher deaf to its prompt (conditional and unconditional differ by {response:.1e} of their size)", mend

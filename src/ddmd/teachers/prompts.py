@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..method.batch import Condition, Reals, concatenate, select
+from ..method.rng import stream
 from .cache import ConditionCache, Report, silent
 from .denoisers.base import Denoiser
 
@@ -30,10 +32,29 @@ def encode_all(denoiser: Denoiser, prompts: Sequence[str], report: Report = sile
     return concatenate(parts)
 
 
-def rows_at(position: int, total: int, batch: int, seed: int, rank: int) -> Tensor:
-    """The rows of the batch at a position: a function of its arguments alone, so that resuming needs no memory."""
-    generator = torch.Generator().manual_seed(((seed * 1_000 + rank) << 32) + position)
-    return torch.randint(total, (batch,), generator=generator)
+def rows_at(
+    position: int,
+    total: int,
+    batch: int,
+    seed: int,
+    rank: int = 0,
+    ranks: int = 1,
+    purpose: str = "prompts",
+) -> Tensor:
+    """Rows (batch,) of the batch at a position: each epoch meets each of `total` rows once, over all ranks.
+
+    A function of its arguments alone, so that resuming needs no memory. The ranks deal out one
+    endless sequence, a new shuffle an epoch, which `seed` and `purpose` decide.
+    """
+    first = (position * ranks + rank) * batch
+    slots = range(first, first + batch)
+    return torch.stack([_shuffled(total, seed, purpose, slot // total)[slot % total] for slot in slots])
+
+
+@lru_cache(4)
+def _shuffled(total: int, seed: int, purpose: str, epoch: int) -> Tensor:
+    """The order of an epoch; cached, since every batch of the epoch asks for it."""
+    return torch.randperm(total, generator=stream(seed, purpose, epoch))
 
 
 class EncodedPrompts:
@@ -65,18 +86,19 @@ class PromptTable:
         batch: int,
         seed: int,
         rank: int,
+        ranks: int,
         device: torch.device,
         cache: Path | None = None,
         report: Report = silent,
     ) -> None:
-        self.prompts, self.batch, self.seed, self.rank, self.device = list(prompts), batch, seed, rank, device
+        self.prompts, self.device = list(prompts), device
+        self.order = partial(rows_at, total=len(self.prompts), batch=batch, seed=seed, rank=rank, ranks=ranks)
         self.encoded = encoded_prompts(denoiser, self.prompts, cache, report)
         self.uncond = to_device(denoiser.unconditional(batch), device)
 
     def at(self, position: int) -> Condition:
         """The conditions of the batch at a position."""
-        rows = rows_at(position, len(self.prompts), self.batch, self.seed, self.rank)
-        return to_device(self.encoded.rows(rows), self.device)
+        return to_device(self.encoded.rows(self.order(position)), self.device)
 
 
 class Latents(Protocol):
@@ -103,10 +125,11 @@ class HeldLatents:
 class RealTable:
     """Real images with the conditions that belong to them."""
 
-    def __init__(self, latents: Latents, encoded: Encoded, batch: int, seed: int, rank: int, device: torch.device) -> None:
-        self.latents, self.encoded, self.batch, self.seed, self.rank, self.device = latents, encoded, batch, seed, rank, device
+    def __init__(self, latents: Latents, encoded: Encoded, batch: int, seed: int, rank: int, ranks: int, device: torch.device) -> None:
+        self.latents, self.encoded, self.device = latents, encoded, device
+        self.order = partial(rows_at, total=len(latents), batch=batch, seed=seed, rank=rank, ranks=ranks, purpose="real images")
 
     def at(self, position: int) -> Reals:
         """The pairs of the batch at a position."""
-        rows = rows_at(position, len(self.latents), self.batch, self.seed, self.rank)
+        rows = self.order(position)
         return Reals(self.latents.rows(rows).to(self.device), to_device(self.encoded.rows(rows), self.device))

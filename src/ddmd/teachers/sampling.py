@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..method.batch import Condition, batch_size, concatenate, select
 from ..method.objective import classifier_free_guidance
+from ..method.rng import sampling_seed
 from ..method.student import Predict, Sampler, sample
 from .cache import Report, silent
 from .denoisers.base import Denoiser
@@ -97,7 +98,7 @@ def _latents(
     device, total, batch = next(denoiser.network.parameters()).device, batch_size(cond), at_once(denoiser)
     for number, start in enumerate(range(0, total, batch)):
         part = to_device(select(cond, slice(start, start + batch)), device)
-        generator = torch.Generator(device).manual_seed(seed + number)
+        generator = torch.Generator(device).manual_seed(sampling_seed(seed + number))
         z = initial_noise(denoiser, batch_size(part), generator)
         predict = guided(denoiser, network, part, alpha)
         yield sample(predict, denoiser.path, grid, z, sampler, generator)

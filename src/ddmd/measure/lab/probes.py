@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...files import write_atomic
+from ...method.rng import stream
 from ...run import checkpoint as ckpt
 from ...run.pictures import png_bytes, strips
 from ...run.results import teacher_settings
@@ -145,7 +146,7 @@ def _looks(training: Training, prompts: Sequence[str], fake: bool = False) -> An
         training.average = {name: value.to(training.accelerator.device) for name, value in tensors["average"].items()}
         if fake:
             parts.roles.load_state_dict("fake", tensors["fake"])
-        generator = torch.Generator(device).manual_seed(training.recipe.seed)
+        generator = stream(training.recipe.seed, "probe", device=device)
         with training.averaged() as network:
 
             def predict(z: Tensor, u: Tensor, network: Any = network) -> Tensor:

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ...devices import choose_attention
 from ...errors import InputError
 from ...files import folder_atomic, write_atomic
+from ...method.rng import stream
 
 Report = Callable[[int, int, float], None]
 """(done, total, loss)."""
@@ -104,7 +105,7 @@ class TeacherTraining(ABC):
 
     def step(self) -> Tensor:
         """One update; returns the loss, not waited for. A loss that is not finite spoils the weights: read it before they are saved."""
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.position)  # so a resumed run sees the same data
+        generator = stream(self.recipe.seed, "teacher", self.position)  # so a resumed run sees the same data
         loss = self.loss(generator)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.position)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ....errors import InputError
+from ....method.rng import stream_seed
 from ..training import TeacherRecipe, TeacherTraining, run_training
 from .autoencoder import to_unit
 from .build import build_pipeline
@@ -36,7 +37,7 @@ class EmojiTraining(TeacherTraining):
     """Pairs of a picture's latent and one of its captions, all encoded beforehand."""
 
     def __init__(self, recipe: EmojiRecipe, pictures: Pictures, autoencoder: torch.nn.Module, device: torch.device) -> None:
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(stream_seed(recipe.seed, "initial weights"))
         super().__init__(recipe, build_pipeline(pictures.images.shape[-1], autoencoder=autoencoder), ("unet",), device)
         rows = pictures.rows(tuple(STYLES), held_out=False)
         self.latents = self._encode_pictures(to_unit(pictures.images[rows]))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ....errors import InputError
+from ....method.rng import stream_seed
 from ..training import TeacherRecipe, TeacherTraining, run_training
 from .adopt import adopt_words
 from .build import build_pipeline
@@ -39,7 +40,7 @@ class ShapesTraining(TeacherTraining):
     """Fresh renders and captions, the U-Net and the text encoder both learning."""
 
     def __init__(self, recipe: ShapesRecipe, device: torch.device) -> None:
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(stream_seed(recipe.seed, "initial weights"))
         self.world = WORLDS[recipe.world]
         super().__init__(recipe, build_pipeline(world=self.world), ("unet", "text_encoder_2"), device)
 
