@@ -1,8 +1,11 @@
+import ast
 import json
 import os
+from pathlib import Path
 
 import pytest
 
+import ddmd
 from ddmd.errors import InputError
 from ddmd.files import read_json, read_json_lines, read_lines, read_text
 
@@ -79,3 +82,30 @@ def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text("1\n\n{\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"a.jsonl:3: found what is not JSON"):
         read_json_lines(tmp_path / "a.jsonl")
+
+
+def bare_reads(tree):
+    """Lines that open text by the locale, or read or split it otherwise than by `ddmd.files`."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        of_files = isinstance(call.func, ast.Name) or name in ("read_text", "write_text", "splitlines", "fdopen")
+        binary = any(isinstance(a, ast.Constant) and isinstance(a.value, str) and "b" in a.value for a in call.args[1:2])
+        told = any(keyword.arg == "encoding" for keyword in call.keywords)
+        own = name == "read_text" and isinstance(call.func, ast.Name)  # that of `ddmd.files`
+        if name == "splitlines" or (name in ("open", "read_text", "write_text", "fdopen") and of_files and not (binary or told or own)):
+            yield call.lineno
+
+
+def test_the_check_sees_bare_reads():
+    source = 'open("a")\nopen("a", "rb")\np.read_text()\np.write_text("b")\np.write_text("b", encoding="utf-8")\ns.splitlines()\n'
+    assert list(bare_reads(ast.parse(source))) == [1, 3, 4, 6]
+
+
+def test_no_file_is_read_or_written_by_the_locale():
+    """Text is read by `ddmd.files`; what is written, or read from a package, states its encoding."""
+    found = {}
+    for path in Path(ddmd.__file__).parent.rglob("*.py"):
+        lines = list(bare_reads(ast.parse(path.read_text(encoding="utf-8"))))
+        if lines:
+            found[path.name] = lines
+    assert found == {}

@@ -93,25 +93,29 @@ def _mend(error: OSError) -> str:
     return "check its name and its disk"
 
 
-def read_text(path: Path | str) -> str:
-    """A file's text: UTF-8 whatever the locale, without a byte order mark; line ends as they are.
+def decode_text(content: bytes, where: str) -> str:
+    """Text of UTF-8 whatever the locale, without a byte order mark; line ends as they are.
 
-    Raises InputError where it cannot be read or is no such text, naming what it seems to be.
+    Raises InputError, under the name `where`, for what is no such text, naming what it seems to be.
     """
-    content = read_bytes(path)
     for magic, kind, mend in MAGIC:
         if content.startswith(magic):
-            raise InputError(str(path), kind, mend)
+            raise InputError(where, kind, mend)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         found = f"a byte that is not UTF-8 in line {line}"
-        raise InputError(str(path), found, "save the file as UTF-8 text") from error
+        raise InputError(where, found, "save the file as UTF-8 text") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(str(path), f"a NUL character in line {line}", "save the file as UTF-8 text")
+        raise InputError(where, f"a NUL character in line {line}", "save the file as UTF-8 text")
     return text
+
+
+def read_text(path: Path | str) -> str:
+    """A file's text, by `read_bytes` and `decode_text`."""
+    return decode_text(read_bytes(path), str(path))
 
 
 def split_lines(text: str) -> list[str]:
@@ -147,9 +151,23 @@ def parse_json(text: str | bytes, where: str) -> Any:
     return value
 
 
+def json_kind(value: Any) -> str:
+    """What JSON calls a value, with its article."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
 def read_json(path: Path | str) -> Any:
     """A JSON file's value. Raises InputError where it cannot be read or is damaged."""
     return parse_json(read_text(path), str(path))
+
+
+def read_object(path: Path | str) -> dict[str, Any]:
+    """A JSON file's object. Raises InputError as `read_json` does, and for any other value."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(str(path), f"{json_kind(found)}, not an object", "get it again")
+    return found
 
 
 def read_json_lines(path: Path | str) -> list[Any]:

@@ -81,13 +81,21 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     files = sorted(folder.glob("*.safetensors"))
     # A folder may hold the same weights again in half precision.
     for file in [f for f in files if ".fp16." not in f.name] or files:
-        try:
-            with open(file, "rb") as handle:
-                header = json.loads(handle.read(struct.unpack("<Q", handle.read(8))[0]))
-        except (OSError, ValueError, struct.error, MemoryError, OverflowError) as error:
-            raise InputError(str(file), "not a safetensors file", "copy the folder again") from error
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        shapes |= _header_shapes(file)
     return shapes
+
+
+def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with open(file, "rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("a header longer than the file")
+            header = json.loads(handle.read(length))
+        named = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        return {name: tuple(int(side) for side in shape) for name, shape in named.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
+        raise InputError(str(file), "not a safetensors file", "copy the folder again") from error
 
 
 def _is_target(name: str, shape: tuple[int, ...], targets: tuple[str, ...]) -> bool:

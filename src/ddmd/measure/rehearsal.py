@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError
+from ..files import read_object
 from ..method.batch import Batch, Reals, batch_size, select
 from ..method.distiller import MeanVariance
 from ..run.assembly import build_distiller, build_roles
@@ -211,7 +211,7 @@ def open_without_weights(recipe: Recipe, fake: FakeTensorMode) -> Denoiser:
 
     folder = model_folder(recipe.model)
     family_of(folder)
-    index = json.loads((folder / "model_index.json").read_text())
+    index = read_object(folder / "model_index.json")
     parts = {}
     try:
         for name, value in index.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..files import read_bytes
 from ..method.student import Sampler
 from ..teachers.denoisers import Denoiser
 from .recipe import Recipe
@@ -80,7 +81,7 @@ def teacher_licence(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         return None
-    front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    front = re.match(r"---\n(.*?)\n---", read_bytes(card).decode("utf-8-sig", "replace"), re.DOTALL)
     found = re.search(r"^license(?:_name)?:\s*(\S+)", front.group(1), re.MULTILINE) if front else None
     return found.group(1) if found else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import folder_atomic, write_json
+from ..files import folder_atomic, read_object, write_json
 from ..teachers.eight_bit import eight_bit_parts, eight_bit_state
 from ..teachers.sharding import placed_like
 
@@ -60,10 +59,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensors], facts: dict[str, 
 
 def load_checkpoint(folder: Path, names: list[str]) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """Read what `save_checkpoint` wrote. Raises InputError naming the missing or damaged file."""
-    try:
-        facts = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(str(folder / "state.json"), f"a file that cannot be read ({error})", "resume from an older checkpoint") from error
+    facts = read_object(folder / "state.json")
     return {name: load_tensors(folder / f"{name}.safetensors") for name in names}, facts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..files import folder_atomic, write_json
+from ..files import folder_atomic, read_object, write_json
 from ..method.student import Sampler
 from ..teachers.builtin import model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
@@ -52,7 +51,7 @@ def export_student(folder: Path, recipe: Recipe, denoiser: Denoiser, network: nn
     `DiffusionPipeline.from_pretrained(folder)(prompt, **call)` then samples as ddmd does, with `call` as kept in the settings.
     """
     scheduler, call = denoiser.student_scheduler(recipe.grid, sampler), denoiser.stock_call(recipe.grid)
-    index = json.loads((denoiser.folder / INDEX).read_text())
+    index = read_object(denoiser.folder / INDEX)
     changed = {denoiser.component, "scheduler"}
     with folder_atomic(folder) as temporary:
         for name, value in index.items():
@@ -66,7 +65,7 @@ def export_student(folder: Path, recipe: Recipe, denoiser: Denoiser, network: nn
             "call": call, "recipe": recipe.name, "alpha": recipe.objective.alpha, "cycle": cycle, "teacher": recipe.model,
         }  # fmt: skip
         write_json(temporary / SETTINGS, settings)
-        (temporary / CARD).write_text(model_card(recipe, denoiser, sampler, cycle, pipeline_usage(call)))
+        (temporary / CARD).write_text(model_card(recipe, denoiser, sampler, cycle, pipeline_usage(call)), encoding="utf-8")
 
 
 def _in_float32_on_cpu(network: nn.Module) -> Any:
@@ -93,7 +92,7 @@ def export_lora(folder: Path, recipe: Recipe, denoiser: Denoiser, roles: LoraRol
     with folder_atomic(folder) as temporary:
         layers = {f"{denoiser.component}_lora_layers": _adapter(roles)}
         pipeline.save_lora_weights(temporary, **layers, safe_serialization=True)
-        (temporary / CARD).write_text(model_card(recipe, denoiser, sampler, cycle, usage))
+        (temporary / CARD).write_text(model_card(recipe, denoiser, sampler, cycle, usage), encoding="utf-8")
     return True
 
 
@@ -106,7 +105,8 @@ def export_comfyui(folder: Path, recipe: Recipe, denoiser: Denoiser, roles: Lora
     tensors = convert_state_dict_to_kohya(named) if denoiser.component == "unet" else named
     with folder_atomic(folder) as temporary:
         save_file(tensors, temporary / f"{recipe.name}.safetensors", {"format": "pt"})
-        (temporary / CARD).write_text(model_card(recipe, denoiser, sampler, cycle, comfyui_usage(len(recipe.grid), sampler)))
+        card = model_card(recipe, denoiser, sampler, cycle, comfyui_usage(len(recipe.grid), sampler))
+        (temporary / CARD).write_text(card, encoding="utf-8")
 
 
 def export_run(run: Path, to: str, out: Path) -> Path:

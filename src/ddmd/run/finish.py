@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json
+from ..files import read_object, write_json
 from ..method.student import uniform_grid
 from ..teachers.builtin import BUILTIN, WEIGHTS, model_folder
 from ..teachers.denoisers import load_denoiser
@@ -90,7 +89,7 @@ def shipped_scores(model: str, prompts: int) -> dict[str, dict[str, Any]]:
     path = WEIGHTS / model / "results.json"
     if model not in BUILTIN or Path(model).exists() or not path.is_file():
         return {}
-    results = json.loads(path.read_text())
+    results = read_object(path)
     if results.get("weights") != weights_hash(model_folder(model)):
         return {}
     return {name: row for name, row in results["scores"].items() if row["images"] == prompts}

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomic
+from ..files import read_text, split_lines, write_atomic
 
 
 class Logs:
@@ -21,7 +21,7 @@ class Logs:
         path = folder / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["cycle"] <= cycle and cycle > 0]
         write_atomic(path, "".join(line + "\n" for line in kept))
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by close)
+        self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=cycle + 1 if cycle else None)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -41,5 +41,5 @@ class Logs:
 
 def _lines(path: Path) -> list[str]:
     """Whole lines of a jsonl file; a kill may have torn the last one."""
-    text = path.read_text() if path.is_file() else ""
-    return [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
+    text = read_text(path) if path.is_file() else ""
+    return [line for line in split_lines(text[: text.rfind("\n") + 1]) if line]

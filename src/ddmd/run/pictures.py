@@ -50,7 +50,7 @@ def strips(rows: dict[str, Tensor]) -> Image.Image:
 
     first = next(iter(rows.values()))
     cell, font = max(CELL, first.shape[-1]), ImageFont.load_default(12)
-    margin = int(max(110, *(font.getlength(line) + 2 * GAP for name in rows for line in name.splitlines())))
+    margin = int(max(110, *(font.getlength(line) + 2 * GAP for name in rows for line in name.split("\n"))))
     canvas = Image.new("RGB", (margin + len(first) * (cell + GAP), len(rows) * (cell + GAP) + GAP), "white")
     draw = ImageDraw.Draw(canvas)
     for i, (name, images) in enumerate(rows.items()):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomic
+from ..files import read_json_lines, write_atomic
 from ..pages import html_table, inline_image, page
 from .results import table
 
@@ -36,7 +35,7 @@ pre { background: #f6f8fa; padding: 1em; overflow-x: auto; font-size: 12px }
 
 def write_report(folder: Path, title: str, recipe_yaml: str, results: dict[str, Any], alarms: Sequence[str], seconds: float) -> Path:
     """Write folder/report.html from metrics.jsonl, samples/ and the results."""
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if line]
+    metrics = read_json_lines(folder / "metrics.jsonl")
     grids = sorted((folder / "samples").glob("*.png"))
     shown = [*grids[:1], *grids[len(grids) // 2 : len(grids) // 2 + 1], *grids[-1:]] if len(grids) > 2 else grids
     body = [

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..devices import choose_attention
 from ..errors import InputError
-from ..files import write_atomic
+from ..files import read_text, write_atomic
 from ..method.batch import Batch, Reals, Sample
 from ..teachers.denoisers.words import too_long
 from ..teachers.sampling import Network, sample_images
@@ -372,7 +372,7 @@ def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
             raise InputError("--out", f"{what} in {folder}", "choose another folder, or go on with --resume")
     elif not saved.is_file():
         raise InputError("--resume", f"no run in {folder}", "name the run's folder with --out, or start without --resume")
-    elif saved.read_text() != recipe.to_yaml():
+    elif read_text(saved) != recipe.to_yaml():
         raise InputError("--resume", f"another recipe in {saved}", "resume with the recipe and overrides it was started with")
 
 

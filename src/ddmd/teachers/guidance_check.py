@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import read_object
 from ..method.batch import Condition, batch_size
 from .denoisers.base import Denoiser
 from .sampling import Network, initial_noise
@@ -45,7 +45,7 @@ def check_guidance(denoiser: Denoiser, teacher: Network, cond: Condition, uncond
     config: Any = denoiser.network.config
     if config.get("guidance_embeds", False):
         raise InputError("model", f"a guidance-distilled teacher ({denoiser.component}.guidance_embeds is true)", mend)
-    index = json.loads((denoiser.folder / "model_index.json").read_text())
+    index = read_object(denoiser.folder / "model_index.json")
     for name in (denoiser.folder.resolve().name, str(index.get("_name_or_path", ""))):
         if FEW_STEP_NAME.search(name):
             raise InputError("model", f"a few-step teacher by its name, {name!r}", mend)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import decode_text, parse_json, read_lines, read_text
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 CAPTIONS = ("text", "caption", "prompt")  # the first that a metadata row has
@@ -67,7 +67,7 @@ def _folder(source: Path) -> Iterator[Picture]:
     said = _metadata(source / "metadata.jsonl")
     for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURES):
         name, beside = str(path.relative_to(source)), path.with_suffix(".txt")
-        caption = said.get(name) or (beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else "")
+        caption = said.get(name) or (read_text(beside) if beside.is_file() else "")
         yield Picture(name, caption.strip(), path.read_bytes)
 
 
@@ -75,14 +75,13 @@ def _metadata(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     said = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-            said[row["file_name"]] = _caption(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}:{number}", "a row without file_name", "write one JSON object a line: file_name, text") from error
+        row = parse_json(line, f"{path}:{number}")
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            raise InputError(f"{path}:{number}", "a row without file_name", "write one JSON object a line: file_name, text")
+        said[row["file_name"]] = _caption(row)
     return said
 
 
@@ -107,11 +106,13 @@ def _archived_caption(archive: tarfile.TarFile, members: dict[str, tarfile.TarIn
         handle = archive.extractfile(members[name]) if name in members else None
         if handle is None:
             continue
-        text = handle.read().decode("utf-8", "replace")
-        try:
-            return text.strip() if name.endswith(".txt") else _caption(json.loads(text))
-        except (ValueError, AttributeError) as error:
-            raise InputError(name, "not a JSON object", "write the caption under text") from error
+        text = decode_text(handle.read(), name)
+        if name.endswith(".txt"):
+            return text.strip()
+        row = parse_json(text, name)
+        if not isinstance(row, dict):
+            raise InputError(name, "not a JSON object", "write the caption under text")
+        return _caption(row)
     return ""
 
 

@@ -1,98 +1,138 @@
-"""Prompts from files: text, JSON lines, CSV, Parquet, or a Hugging Face dataset saved to disk."""
+"""Prompts from files: text, JSON, tables, Parquet, or a Hugging Face dataset saved to disk."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import json_kind, parse_json, read_json, read_lines
+from ..tables import read_table
 
-COLUMNS = ("prompt", "caption", "text")  # the first that a table has
+COLUMNS = ("prompt", "caption", "text")  # the first that a table has, in capitals or not
+FORMATS = ".txt (one prompt a line), .jsonl, .json, .csv, .tsv, .parquet, or a saved dataset's folder"
+Rows = Sequence[tuple[str, Any]]
+"""(where it stands, row)."""
 
 
 def read_prompts(path: Path | str) -> list[str]:
-    """All prompts of a file or dataset folder, blank ones skipped.
+    """All prompts of a file or dataset folder, empty ones (and nulls) skipped.
 
-    A table's prompts are its column `prompt`, `caption` or `text`. Raises InputError for a missing, damaged or empty source.
+    A table's prompts are its column `prompt`, `caption` or `text`. Raises InputError for a missing, damaged or empty
+    source, for one of an unknown kind, and for a row whose prompt is missing or no text.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(
-            "prompts", f"no file {path}", "give a text file with one prompt a line, or .jsonl, .csv, .parquet, a saved dataset"
-        )
-    reader = _dataset if path.is_dir() else READERS.get(path.suffix.lower(), _text)
     try:
-        found = [str(line).strip() for line in reader(path)]
+        exists, folder = path.exists(), path.is_dir()
+    except OSError:  # a name too long
+        exists = folder = False
+    if not exists:
+        raise InputError("prompts", f"no file {path}", f"give {FORMATS}")
+    reader = _dataset if folder else READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(str(path), f"a file of the kind {path.suffix}", f"give {FORMATS}")
+    try:
+        found = [prompt.strip() for prompt in reader(path)]
     except ModuleNotFoundError as error:
         raise InputError(str(path), f"a format that needs {error.name}", "pip install 'decoupled-dmd[data]'") from error
-    except UnicodeDecodeError as error:
-        raise InputError(str(path), f"a byte that is not UTF-8 at {error.start}", "save the file as UTF-8") from error
     prompts = [prompt for prompt in found if prompt]
     if not prompts:
         raise InputError(str(path), "no prompts", "put at least one into it")
     return prompts
 
 
-def _text(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
-
-
 def _json_lines(path: Path) -> list[str]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}:{number}", "a line that is not JSON", "write one object or string a line") from error
-        rows.append({COLUMNS[0]: row} if isinstance(row, str) else row)
-    return _column(path, rows)
+    lines = [(f"{path}:{number}", line) for number, line in enumerate(read_lines(path), 1)]
+    return _from_json(path, [(where, parse_json(line, where)) for where, line in lines if line.strip()])
 
 
-def _csv(path: Path) -> list[str]:
-    with open(path, encoding="utf-8", newline="") as handle:
-        return _column(path, list(csv.DictReader(handle)))
+def _json(path: Path) -> list[str]:
+    value = read_json(path)
+    if isinstance(value, dict):
+        lists = [entry for entry in value.values() if isinstance(entry, list)]
+        if len(lists) != 1:
+            raise InputError(str(path), f"an object with {len(lists)} lists", "give a list of strings or objects")
+        value = lists[0]
+    if not isinstance(value, list):
+        raise InputError(str(path), f"{json_kind(value)}, not a list", "give a list of strings or objects")
+    return _from_json(path, [(f"{path}, row {number}", row) for number, row in enumerate(value, 1)])
 
 
-def _column(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    rows = list(rows)
-    for column in COLUMNS:
-        if rows and all(isinstance(row, dict) and isinstance(row.get(column), str) for row in rows):
-            return [row[column] for row in rows]
-    keys = list(rows[0]) if rows and isinstance(rows[0], dict) else "no rows"
-    raise InputError(str(path), f"{keys}", f"name the column of prompts one of {', '.join(COLUMNS)}, and fill it in every row")
+def _from_json(path: Path, rows: Rows) -> list[str]:
+    """Strings as they are, and the texts of objects."""
+    for where, row in rows:
+        if row is not None and not isinstance(row, str | dict):
+            raise InputError(where, json_kind(row), "give strings, or objects with `prompt`")
+    column = _column(path, list(dict.fromkeys(key for _, row in rows if isinstance(row, dict) for key in row)), rows)
+    return [_text(where, _field(where, row, column) if isinstance(row, dict) else row) for where, row in rows]
+
+
+def _delimited(delimiter: str) -> Callable[[Path], list[str]]:
+    def read(path: Path) -> list[str]:
+        names, found = read_table(path, delimiter)
+        rows = [(f"{path}:{row.line}", row.fields) for row in found]
+        column = _column(path, names, rows)
+        return [_field(where, fields, column) for where, fields in rows]
+
+    return read
+
+
+def _column(path: Path, names: Sequence[str], rows: Rows = ()) -> str:
+    """The name of the column of prompts, as the table writes it; of JSON, where any row is an object."""
+    spelled = {column: [name for name in names if name.strip().casefold() == column] for column in COLUMNS}
+    found = next((column for column in COLUMNS if spelled[column]), None)
+    if found is None:
+        if rows and not any(isinstance(row, dict) for _, row in rows):
+            return ""
+        listed = ", ".join(repr(name)[:40] for name in names[:8]) or "none"
+        raise InputError(str(path), f"columns {listed}", f"name that of the prompts one of {', '.join(COLUMNS)}")
+    if len(spelled[found]) > 1:
+        raise InputError(str(path), f"columns {' and '.join(spelled[found])}", "leave the one that holds the prompts")
+    return spelled[found][0]
+
+
+def _field(where: str, row: dict[str, Any], column: str) -> Any:
+    if column not in row:
+        raise InputError(where, f"a row without {column}", "fill it in every row, or take the row out")
+    return row[column]
+
+
+def _text(where: str, value: Any) -> str:
+    """A prompt; null is the empty one."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(where, f"{json_kind(value)} for a prompt", "give text")
+    if "\0" in value:
+        raise InputError(where, "a NUL character", "take it out")
+    return value
 
 
 def _parquet(path: Path) -> list[str]:
-    from pyarrow import ArrowInvalid, parquet
+    from .arrow_files import parquet_texts
 
-    try:
-        return _arrow(path, parquet.read_table(path))
-    except ArrowInvalid as error:
-        raise InputError(str(path), "not a Parquet file", "save the table again") from error
+    return _arrow(path, parquet_texts)
 
 
 def _dataset(path: Path) -> list[str]:
-    """What `Dataset.save_to_disk` wrote: Arrow streams named by state.json."""
-    try:
-        import pyarrow
+    from .arrow_files import dataset_texts
 
-        names = [entry["filename"] for entry in json.loads((path / "state.json").read_text())["_data_files"]]
-        tables = [pyarrow.ipc.open_stream(pyarrow.memory_map(str(path / name))).read_all() for name in names]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(str(path), "not a dataset saved to disk (one split)", "save it by Dataset.save_to_disk") from error
-    return [text for table in tables for text in _arrow(path, table)]
+    return _arrow(path, dataset_texts)
 
 
-def _arrow(path: Path, table: Any) -> list[str]:
-    for column in COLUMNS:
-        if column in table.column_names:
-            return [text or "" for text in table.column(column).to_pylist()]
-    raise InputError(str(path), f"columns {', '.join(table.column_names)}", f"name the column of prompts one of {', '.join(COLUMNS)}")
+def _arrow(path: Path, read: Callable[[Path, Callable[[Sequence[str]], str]], list[Any]]) -> list[str]:
+    texts = read(path, lambda names: _column(path, names))
+    return [_text(f"{path}, row {number}", text) for number, text in enumerate(texts, 1)]
 
 
-READERS: dict[str, Callable[[Path], list[str]]] = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
+READERS: dict[str, Callable[[Path], list[str]]] = {
+    "": read_lines,
+    ".txt": read_lines,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
+    ".parquet": _parquet,
+}

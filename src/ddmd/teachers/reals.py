@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import write_atomic, write_json
+from ..files import read_object, write_atomic, write_json
 from ..method.batch import Condition
 from ..method.student import uniform_grid
 from .builtin import cache_folder
@@ -156,13 +156,7 @@ def _shard(folder: Path, number: int) -> Path:
 
 
 def _about(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / ABOUT).read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(str(folder / ABOUT), "a file that is not JSON", "delete the folder and cache anew") from error
-    return found if isinstance(found, dict) else None
+    return read_object(folder / ABOUT) if (folder / ABOUT).exists() else None
 
 
 def _made_for(denoiser: Denoiser) -> str:

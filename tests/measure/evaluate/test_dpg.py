@@ -72,7 +72,7 @@ def test_grids_are_cut_row_by_row():
 
 
 def test_bad_tables_are_named(tmp_path, table):
-    with pytest.raises(InputError, match="no table"):
+    with pytest.raises(InputError, match="no such file"):
         read_graphs(tmp_path / "missing.csv")
     (tmp_path / "short.csv").write_text("item_id,text\na,b\n")
     with pytest.raises(InputError, match="no column proposition_id"):

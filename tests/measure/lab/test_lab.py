@@ -2,8 +2,8 @@
 
 import csv
 import json
-import shutil
 import math
+import shutil
 import subprocess
 import sys
 import time

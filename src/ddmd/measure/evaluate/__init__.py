@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...devices import best_device
 from ...errors import InputError
-from ...files import write_atomic, write_json
+from ...files import read_object, write_atomic, write_json
 from ...pages import markdown_table
 from ...run.export import SETTINGS
 from ...run.results import Setting, results_object, score_row, table, teacher_settings, weights_hash
@@ -40,10 +39,10 @@ def student_setting(folder: Path) -> Setting | None:
     path = folder / SETTINGS
     if not path.is_file():
         return None
+    saved = read_object(path)
     try:
-        saved = json.loads(path.read_text())
         return Setting(tuple(saved["grid"]), saved["sampler"], saved["guidance"], saved.get("resolution"))
-    except (ValueError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise InputError(str(path), f"settings that cannot be read ({error})", "export the student again") from error
 
 

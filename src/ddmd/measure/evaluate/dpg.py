@@ -7,7 +7,6 @@ a dropped one is lost, category scores come from unpropagated answers of an imag
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import InputError
+from ...tables import read_table
 
 Mode = Literal["official", "strict"]
 CATEGORIES = ("global", "entity", "attribute", "relation", "other")
@@ -44,21 +44,21 @@ class Prompt:
 
 def read_graphs(path: Path, mode: Mode = "strict") -> list[Prompt]:
     """The prompts of a DPG-Bench table. Raises InputError naming the file, the line and what is wrong."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(str(path), f"no table ({type(error).__name__})", "give dpg_bench.csv as published") from error
-    missing = [name for name in COLUMNS if not rows or name not in rows[0]]
-    if missing:
-        raise InputError(str(path), f"no column {missing[0]}" if rows else "no rows", "give dpg_bench.csv as published")
+    names, rows = read_table(path)
+    missing = [name for name in COLUMNS if name not in names]
+    if missing or not rows:
+        raise InputError(str(path), f"no column {missing[0]}" if missing else "no rows", "give dpg_bench.csv as published")
     grouped: dict[str, list[Question]] = defaultdict(list)
     texts: dict[str, str] = {}
-    for line, row in enumerate(rows[1:] if mode == "official" else rows, 3 if mode == "official" else 2):
+    for kept in rows[1:] if mode == "official" else rows:
+        row, line = kept.fields, kept.line
+        lacking = [name for name in COLUMNS if name not in row]
+        if lacking:
+            raise InputError(f"{path}, line {line}", f"no {lacking[0]}", "give dpg_bench.csv as published")
         try:
             parents = tuple(int(part) for part in row["dependency"].split(","))
             number = int(row["proposition_id"])
-        except (ValueError, AttributeError):
+        except ValueError:
             raise InputError(f"{path}, line {line}", "a number that is none", "give dpg_bench.csv as published") from None
         category = row["tuple"].split("(")[0].split("-")[0].strip().lower()
         grouped[row["item_id"]].append(Question(number, parents, category, row["question_natural_language"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
+from ...files import parse_json, read_lines
 from ...teachers.pictures import PICTURES
 from .items import Item
 
@@ -80,9 +80,11 @@ def _named(folder: Path) -> list[tuple[str, Path]]:
         paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
         return [(path.stem, path) for path in paths]
     found = []
-    for line, text in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+    for line, text in enumerate(read_lines(table), 1):
+        if not text.strip():
+            continue
+        row = parse_json(text, f"{table}:{line}")
         try:
-            row = json.loads(text)
             found.append((f"{int(row['row']):06d}", folder / Path(row["file_name"]).name))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{table}, line {line}", f"no file_name and row ({type(error).__name__})", "mend the line") from error

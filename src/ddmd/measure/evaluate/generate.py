@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import InputError
-from ...files import write_atomic, write_json
+from ...files import read_lines, read_object, write_atomic, write_json
 from .gallery import batches, image_name
 from .items import Item
 
@@ -63,7 +63,7 @@ def generate(
     todo = [(item, copy) for item, copy in mine if not (folder / image_name(item, copy)).is_file()]
     report(len(mine) - len(todo), len(mine))
     done = len(mine) - len(todo)
-    with open(folder / f"speed-{number}.jsonl", "a") as log:
+    with open(folder / f"speed-{number}.jsonl", "a", encoding="utf-8") as log:
         for part in batches(todo, batch):
             before, began = artist.evaluations, time.perf_counter()
             images = artist.draw([item.prompt for item, _ in part], [seed_of(seed, item, copy) for item, copy in part])
@@ -82,10 +82,7 @@ def _claim(folder: Path, artist: Artist, items: Sequence[Item], copies: int, see
     made = {**artist.identity(), "copies": copies, "seed": seed, "prompts": len(items), "prompts_sha256": asked}
     path = folder / MANIFEST
     if path.is_file():
-        try:
-            known = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(str(path), "no JSON", "remove the folder, or give another") from error
+        known = read_object(path)
         if known != json.loads(json.dumps(made)):
             changed = sorted(key for key in {*known, *made} if known.get(key) != made.get(key))
             raise InputError(str(path), f"images made with another {', '.join(changed)}", "give another --out, or remove the folder")
@@ -98,7 +95,7 @@ def speed(folder: Path) -> dict[str, float]:
     """Seconds and network evaluations an image, over all that was drawn; the first batch, which warms up, left out where it can be."""
     rows: list[dict[str, float]] = []
     for path in sorted(folder.glob("speed-*.jsonl")):
-        own = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        own = [json.loads(line) for line in read_lines(path) if line.endswith("}")]
         rows += own[1:] or own
     images = sum(row["images"] for row in rows)
     if not images:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...files import read_json, read_json_lines
 from ...teachers.prompt_files import read_prompts
 from . import dpg
 
@@ -56,11 +56,7 @@ def numbered(pairs: Any) -> list[Item]:
 
 
 def _rows(path: Path) -> list[Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
-    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
-        raise InputError(str(path), f"no JSON ({type(error).__name__})", "give the benchmark's file as published") from error
+    rows = read_json_lines(path) if path.suffix == ".jsonl" else read_json(path)
     if not isinstance(rows, list):
         raise InputError(str(path), f"a {type(rows).__name__}, not a list", "give a list of prompts")
     return rows

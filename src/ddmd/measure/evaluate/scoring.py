@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError
-from ...files import write_atomic
+from ...files import read_lines, write_atomic
 from ...teachers.builtin.statistics import bootstrap_interval, frechet_distance, kernel_distance
 from ...teachers.pictures import PICTURES
 from . import dpg
@@ -150,7 +150,7 @@ class Kept:
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path, header = path, json.dumps(identity, sort_keys=True)
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = read_lines(path) if path.is_file() else []
         whole = [line for line in lines[1:] if line.endswith("]")] if lines[:1] == [header] else []  # a kill may tear the last one
         self.values: dict[str, Any] = dict(json.loads(line) for line in whole)
         write_atomic(path, "".join(f"{line}\n" for line in [header, *whole]))
@@ -162,7 +162,7 @@ class Kept:
 
     def add(self, pairs: Sequence[tuple[str, Any]]) -> None:
         """Keep values."""
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(pair) + "\n" for pair in pairs)
         self.values.update(pairs)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ...files import read_json_lines
 from ...teachers.builtin import load_suite
 from .cases import Case
 from .experiments import Experiment
@@ -40,8 +40,7 @@ def curve_rows(cases: Sequence[Case]) -> Rows:
     """One row a case, seed, cycle and logged number."""
     rows = []
     for case in cases:
-        for line in (case.folder / "metrics.jsonl").read_text().splitlines():
-            entry = json.loads(line)
+        for entry in read_json_lines(case.folder / "metrics.jsonl"):
             rows += [
                 {"case": case.label, "seed": case.seed, "cycle": entry["cycle"], "name": name, "value": value}
                 for name, value in entry.items()

@@ -6,7 +6,6 @@ A run lies in a folder named by its recipe and by the contents of the files that
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...files import write_atomic, write_json
+from ...files import read_json, read_object, write_atomic, write_json
 from ...run import checkpoint as ckpt
 from ...run.recipe import Recipe, load_recipe
 from ...run.train import Training
@@ -53,11 +52,11 @@ class Case:
 
     def result(self) -> dict[str, Any]:
         """Cycle, scores, alarms and seconds of the run."""
-        return json.loads((self.folder / DONE).read_text())
+        return read_object(self.folder / DONE)
 
     def probed(self, name: str) -> Any:
         """What a probe measured; None for one that the experiment does not ask for."""
-        return json.loads(self._probe_file(name).read_text()) if name in self.probes else None
+        return read_json(self._probe_file(name)) if name in self.probes else None
 
     def keep(self, name: str, found: Any) -> None:
         """Write what a probe measured."""

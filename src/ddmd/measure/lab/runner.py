@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import threading
@@ -13,6 +12,7 @@ from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
 from ...errors import InputError
+from ...files import read_json_lines
 from .cases import Case, run_case
 
 POLL_SECONDS = 2.0
@@ -84,7 +84,6 @@ def _end_with_parent() -> None:
 def cycles_done(run: Path) -> int:
     """How far a run's log has come."""
     try:
-        lines = (run / "metrics.jsonl").read_text().splitlines()
-        return int(json.loads(lines[-1])["cycle"])
-    except (OSError, ValueError, IndexError, KeyError):
+        return int(read_json_lines(run / "metrics.jsonl")[-1]["cycle"])
+    except (InputError, ValueError, TypeError, IndexError, KeyError):
         return 0  # not begun, or just writing: it is only for the bar

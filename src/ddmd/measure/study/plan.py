@@ -6,7 +6,6 @@ random names, and `votes.sqlite`.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import InputError
-from ...files import folder_atomic, write_json
+from ...files import folder_atomic, read_json_lines, read_object, write_json
 from ...teachers.pictures import PICTURES
 from ...teachers.prompt_files import read_prompts
 
@@ -58,10 +57,10 @@ class Plan:
     def load(cls, folder: Path) -> Plan:
         """Raises InputError for a folder without a study."""
         try:
-            saved = json.loads((folder / "plan.json").read_text())
+            saved = read_object(folder / "plan.json")
             items = [Item(item["id"], [Row(**row) for row in item["rows"]]) for item in saved["items"]]
             return cls(saved["kind"], saved["seed"], saved["ask_reason"], items, saved["annotators"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (InputError, KeyError, TypeError) as error:
             raise InputError(str(folder), f"no study in it ({type(error).__name__})", "make one with `ddmd study new`") from error
 
     def shuffled(self, token: str, item: Item) -> list[int]:
@@ -84,8 +83,8 @@ class Key:
     def load(cls, folder: Path) -> Key:
         """Raises InputError where the key is missing."""
         try:
-            return cls(**json.loads((folder / "key.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            return cls(**read_object(folder / "key.json"))
+        except (InputError, TypeError) as error:
             raise InputError(str(folder / "key.json"), f"no key ({type(error).__name__})", "without it votes mean nothing") from error
 
 
@@ -188,9 +187,9 @@ def find_images(source: Path, prompts: Sequence[str]) -> list[Path]:
 
 def _by_table(source: Path, table: Path, prompts: Sequence[str]) -> list[Path]:
     found: dict[str, Path] = {}
+    rows = read_json_lines(table)
     try:
-        for line in table.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
+        for entry in rows:
             path = (source / entry["file_name"]).resolve()
             if not path.is_relative_to(source.resolve()) or not path.is_file():
                 raise InputError(str(table), f"{entry['file_name']!r}, which is not in the folder", "mend the line")

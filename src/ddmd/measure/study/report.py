@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...files import write_atomic, write_json
+from ...files import read_object, write_atomic, write_json
 from ...pages import html_table, inline_image, markdown_table, markdown_text, page
+from ...tables import read_table
 from .plan import Key, Plan
 from .votes import Votes
 
@@ -75,20 +75,20 @@ def read_study(folder: Path) -> tuple[str, list[Ranking], dict[str, int] | None,
 
 def read_csv(path: Path) -> tuple[str, list[Ranking]]:
     """Votes made elsewhere: columns item, annotator, model, rank (1 is best) and, if any, reason; one row a model."""
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(str(path), f"no CSV in UTF-8 ({type(error).__name__})", f"give columns {', '.join(COLUMNS)}") from error
-    missing = [name for name in COLUMNS[:4] if rows and name not in rows[0]]
-    if not rows or missing:
+    names, rows = read_table(path)
+    missing = [name for name in COLUMNS[:4] if name not in names]
+    if missing or not rows:
         raise InputError(str(path), f"no column {missing[0]}" if missing else "no rows", f"give columns {', '.join(COLUMNS)}")
     groups: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     reasons = {}
-    for number, row in enumerate(rows, 2):
+    for kept in rows:
+        row, number = kept.fields, kept.line
+        if any(not row.get(name) for name in COLUMNS[:4]):
+            raise InputError(f"{path}:{number}", "a row with an empty field", f"fill {', '.join(COLUMNS[:4])}")
         try:
             rank = int(row["rank"])
-        except (TypeError, ValueError):
-            raise InputError(str(path), f"rank {row['rank']!r} in line {number}", "ranks are whole numbers, 1 is best") from None
+        except ValueError:
+            raise InputError(str(path), f"rank {row['rank'][:40]!r} in line {number}", "ranks are whole numbers, 1 is best") from None
         group = groups[row["item"], row["annotator"]]
         if rank in group:
             raise InputError(str(path), f"rank {rank} twice for item {row['item']!r} in line {number}", "rankings have no ties")
@@ -327,4 +327,4 @@ def plot(found: Findings) -> bytes:
 
 def load_findings(folder: Path) -> dict[str, Any]:
     """The findings that `write_report` wrote."""
-    return json.loads((folder / "findings.json").read_text())
+    return read_object(folder / "findings.json")

@@ -124,7 +124,7 @@ class TeacherTraining(ABC):
         with self.averaged(), folder_atomic(folder) as temporary:
             self.write(temporary)
             facts = {"recipe": asdict(self.recipe), "steps": self.position, "seconds": round(self.seconds), "curve": self.curve}
-            (temporary / "training.json").write_text(json.dumps(facts) + "\n")
+            (temporary / "training.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
     def write(self, folder: Path) -> None:
         """Write the pipeline's files."""

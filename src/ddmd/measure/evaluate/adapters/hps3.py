@@ -14,13 +14,13 @@ def load(paths):
     from hpsv3 import HPSv3RewardInferencer
 
     shipped = next(Path(hpsv3.__file__).parent.rglob("HPSv3_7B.yaml"))
-    config = yaml.safe_load(shipped.read_text())
+    config = yaml.safe_load(shipped.read_text(encoding="utf-8"))
     config["model_name_or_path"] = paths["base"]  # the package's own names the hub
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":  # its head is in float32, and only on a GPU does it bring the rest to that
         config |= {"torch_dtype": "float32", "bf16": False}
     local = Path(tempfile.mkdtemp()) / shipped.name
-    local.write_text(yaml.safe_dump(config))
+    local.write_text(yaml.safe_dump(config), encoding="utf-8")
     model = HPSv3RewardInferencer(config_path=str(local), checkpoint_path=paths[""], device=device)
 
     def work(request):

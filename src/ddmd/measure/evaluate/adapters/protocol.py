@@ -15,7 +15,7 @@ import traceback
 
 def serve(load):
     """Answer until the input ends. `load(paths)` gives (identity, work), and work(request) the values of one request."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # packages print where they like
     work = None
     for line in sys.stdin:

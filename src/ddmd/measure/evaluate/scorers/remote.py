@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....errors import InputError
-from ....files import write_json
+from ....files import read_object, write_json
 from ....teachers.builtin import cache_folder
 from ..weights import sha256_of
 from . import SCORERS, MissingScorer
@@ -62,7 +62,7 @@ def setup(name: str, say: Callable[[str], None], requirements: Sequence[str] | N
     wanted = list(requirements if requirements is not None else REQUIREMENTS[name])
     folder = environment(name)
     marker = folder / DONE
-    if marker.is_file() and json.loads(marker.read_text())["requirements"] == wanted:
+    if marker.is_file() and read_object(marker).get("requirements") == wanted:
         say(f"{name}: ready in {folder}")
         return folder
     say(f"{name}: making {folder}")
@@ -95,7 +95,7 @@ class RemoteScorer:
         self.name, self._paths = name, paths
         line = list(command or [str(_python(environment(name))), str(ADAPTERS / f"{name}.py")])
         plain = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-        self._process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain)
+        self._process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=plain)
         self._told = self._ask({"open": {key: str(path) for key, path in paths.items()}}).get("identity", {})
 
     def rate(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:

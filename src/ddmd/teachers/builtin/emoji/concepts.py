@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ....files import read_json
+
 TABLE = Path(__file__).parents[1] / "weights" / "emoji" / "concepts.json"
 STYLES = {"noto": "noto", "fluent": "fluent", "flat": "fluent flat"}  # those that training sees, and what a caption calls them
 UNSEEN_STYLES = ("twemoji", "openmoji")
@@ -75,7 +77,7 @@ def prompts_of(split: str, n: int, concepts: Sequence[Concept]) -> list[str]:
 @lru_cache
 def load_concepts() -> tuple[Concept, ...]:
     """The concepts that the shipped teacher was trained with; needs no fetched pictures."""
-    rows = json.loads(TABLE.read_text())
+    rows = read_json(TABLE)
     return tuple(Concept(row["code"], row["name"], tuple(row["keywords"]), tuple(row["styles"])) for row in rows)
 
 

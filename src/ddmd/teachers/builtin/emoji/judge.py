@@ -141,7 +141,7 @@ def save_judge(judge: Judge, reference: Tensor, folder: Path, facts: dict[str, A
 
     with folder_atomic(folder) as temporary:
         save_file({k: v.half() for k, v in judge.state_dict().items()} | {"reference": reference.half()}, temporary / "judge.safetensors")
-        (temporary / "judge.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (temporary / "judge.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def load_judge(folder: Path) -> tuple[Judge, Tensor]:

@@ -12,7 +12,7 @@ import torch
 
 from ....devices import best_device
 from ....errors import InputError
-from ....files import folder_atomic
+from ....files import folder_atomic, read_object
 from ....quiet import quiet_libraries
 from ..training import Changes, Report, steps_and_seed
 from .autoencoder import reconstruction_error, to_unit, train_autoencoder
@@ -60,7 +60,9 @@ def _autoencoder(pictures: Pictures, folder: Path, seed: int, start: Path | None
     }
     with folder_atomic(folder) as temporary:
         trained.save_pretrained(temporary)
-        (temporary / "autoencoder.json").write_text(json.dumps({"steps": AUTOENCODER_STEPS, "seed": seed, **facts}, indent=1) + "\n")
+        (temporary / "autoencoder.json").write_text(
+            json.dumps({"steps": AUTOENCODER_STEPS, "seed": seed, **facts}, indent=1) + "\n", encoding="utf-8"
+        )
     return trained
 
 
@@ -152,7 +154,7 @@ def unpack(packed: Path, folder: Path) -> Path:
     unet = diffusers.UNet2DConditionModel.from_pretrained(packed, subfolder="unet", torch_dtype=torch.float32)
     vae = diffusers.AutoencoderTiny.from_pretrained(packed, subfolder="vae", torch_dtype=torch.float32)
     pipeline = build_pipeline(0, unet, vae)
-    kind = json.loads((packed / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    kind = read_object(packed / "scheduler" / "scheduler_config.json")["_class_name"]
     pipeline.register_modules(scheduler=getattr(diffusers, kind).from_pretrained(packed, subfolder="scheduler"))
     with folder_atomic(folder) as temporary:
         pipeline.save_pretrained(temporary)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....errors import InputError
-from ....files import folder_atomic
+from ....files import folder_atomic, read_json, read_json_lines, read_object
 from .concepts import STYLES, UNSEEN_STYLES, Concept, concepts_json
 from .packages import FLUENT, FLUENT_FLAT, NOTO, OPENMOJI, PACKAGES, TWEMOJI, WORDS, read_package
 
@@ -55,7 +55,7 @@ def fetch(folder: Path, size: int, source: Path | None, report: Report, say: Cal
     if size not in SIZES:
         raise InputError("--size", str(size), f"use one of {', '.join(map(str, SIZES))}")
     index = folder / "set.json"
-    if index.is_file() and json.loads(index.read_text())["size"] == size:
+    if index.is_file() and read_object(index).get("size") == size:
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise InputError(str(folder), "a folder that holds something else", "give an empty or a new folder with --out")
@@ -76,11 +76,11 @@ def fetch(folder: Path, size: int, source: Path | None, report: Report, say: Cal
     with folder_atomic(folder) as temporary:
         save_file({"images": torch.from_numpy(np.stack(images))}, temporary / "images.safetensors")
         rows = [{"row": i, "style": d.style, "code": d.code, "name": concepts[d.code].name} for i, d in enumerate(kept)]
-        (temporary / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (temporary / "concepts.json").write_text(concepts_json(list(concepts.values())))
-        (temporary / "NOTICE.md").write_text(notice())
+        (temporary / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (temporary / "concepts.json").write_text(concepts_json(list(concepts.values())), encoding="utf-8")
+        (temporary / "NOTICE.md").write_text(notice(), encoding="utf-8")
         facts = {"size": size, "pictures": len(kept), "skipped": skipped, "packages": {p.name: [p.version, p.digest] for p in PACKAGES}}
-        (temporary / "set.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (temporary / "set.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
@@ -91,9 +91,9 @@ def load_pictures(folder: Path) -> Pictures:
 
     try:
         images = load_file(folder / "images.safetensors")["images"]
-        rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
-        table = json.loads((folder / "concepts.json").read_text())
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        rows = read_json_lines(folder / "manifest.jsonl")
+        table = read_json(folder / "concepts.json")
+    except (OSError, ValueError, KeyError, SafetensorError, InputError) as error:
         raise InputError(str(folder), f"no emoji pictures ({type(error).__name__})", "run `ddmd builtin fetch emoji`") from error
     concepts = {c["code"]: Concept(c["code"], c["name"], tuple(c["keywords"]), tuple(c["styles"])) for c in table}
     return Pictures(images, [row["style"] for row in rows], [row["code"] for row in rows], concepts)

@@ -50,7 +50,7 @@ def save_verifier(verifier: Verifier, folder: Path, facts: dict) -> None:
 
     with folder_atomic(folder) as temporary:
         save_file(verifier.state_dict(), temporary / "verifier.safetensors")
-        (temporary / "verifier.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (temporary / "verifier.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def load_verifier(folder: Path, world: World) -> Verifier:
