@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import write_json
+from ..files import read_object, write_json
 from .builtin import cache_folder
 from .denoisers.index import read_index
 
@@ -88,8 +88,8 @@ def contents_hash(path: Path) -> str:
     real = os.path.realpath(path).encode(errors="surrogateescape")
     note = cache_folder() / "digests" / f"{hashlib.sha256(real).hexdigest()[:32]}.json"
     stamp = _stamp(before)
-    with suppress(OSError, ValueError, TypeError, KeyError):  # a note that cannot be read is one that is not there
-        known = json.loads(note.read_text())
+    with suppress(InputError, OSError, KeyError):  # a note that cannot be read is one that is not there
+        known = read_object(note)
         if known["stamp"] == stamp:
             return str(known["sha256"])
     quiet = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > QUIET

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from ...errors import InputError
-from ...files import read_object
 from .base import Denoiser
 from .index import INDEX, PipelineIndex, read_index
 
