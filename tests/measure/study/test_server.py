@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -56,6 +57,28 @@ def test_nothing_that_is_served_names_a_model(study, client, token):
         assert not any(model.encode() in told for model in COLOURS), answer.url
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert Plan.load(study).salt.encode() not in told
+        assert not answer.headers.keys() & {"etag", "last-modified", "date", "server"}
+
+
+def test_the_old_formula_does_not_undo_the_order(study, client):
+    """Orders were once drawn from the seed, the link and the item, all of which an annotator has."""
+    plan, key = Plan.load(study), Key.load(study)
+    shown, undone = [], []
+    for n in range(40):
+        token = f"link {n}"
+        for item in plan.items:
+            order = list(range(3))
+            random.Random(f"{plan.seed} {token} {item.id}").shuffle(order)
+            shown.append([key.items[item.id][i] for i in plan.shuffled(token, item)])
+            undone.append([key.items[item.id][i] for i in order])
+    right = sum(a == b for a, b in zip(shown, undone))
+    assert right < 80  # of 160; chance is one of six, and 80 are eight standard deviations away
+
+
+def test_an_unknown_link_says_so_to_its_reader(client):
+    answer = client.get("/a/wrong/")
+    assert answer.headers["content-type"].startswith("text/html") and "link is not known" in answer.text
 
 
 @pytest.mark.parametrize("path", ["", "state", "item/0", "app.js", "image/x.png", "vote"])
@@ -126,6 +149,82 @@ def test_a_damaged_database_is_named(study):
     (study / "votes.sqlite").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(InputError, match="votes.sqlite"):
         Votes(study)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ("'stranger', 'item', '[0, 1, 2]'", "not of this study"),
+        ("'{token}', 'elsewhere', '[0, 1, 2]'", "not of this study"),
+        ("'{token}', '{item}', '[0, 1, 3]'", r"annotator 1 \(item"),
+        ("'{token}', '{item}', '[0, 1]'", r"annotator 1 \(item"),
+        ("'{token}', '{item}', 'oops'", "a damaged vote"),
+        ("'{token}', '{item}', '{{}}'", "a damaged vote"),
+        ("'{token}', '{item}', x'00ff'", "a damaged vote"),
+    ],
+)
+def test_damaged_votes_are_named_by_server_and_report(study, token, values, said):
+    Votes(study).close()
+    item = Plan.load(study).annotators[token][0]
+    with sqlite3.connect(study / "votes.sqlite") as connection:
+        connection.execute(f"INSERT INTO votes VALUES ({values.format(token=token, item=item)}, '', 0, 0)")
+    for use in (make_app, read_study):
+        with pytest.raises(InputError, match=said) as error:
+            use(study)
+        assert token not in str(error.value)
+
+
+def test_torn_databases_are_named(study, token):
+    votes = Votes(study)
+    for item in Plan.load(study).annotators[token]:
+        votes.put(Vote(token, item, [0, 1, 2], "because " * 200))
+    votes.close()
+    whole = (study / "votes.sqlite").read_bytes()
+    assert len(whole) > 8192
+    for torn in (whole[: len(whole) // 2], whole[:4096] + bytes(4096) + whole[8192:]):
+        (study / "votes.sqlite").write_bytes(torn)
+        with pytest.raises(InputError, match=r"votes\.sqlite"):
+            read_study(study)
+
+
+def test_votes_hold_links_and_are_their_owners_alone(study):
+    before = os.umask(0)
+    try:
+        votes = Votes(study)
+        votes.put(Vote("a", "i", [0, 1]))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in study.glob("votes.sqlite*")}
+    assert modes == dict.fromkeys(("votes.sqlite", "votes.sqlite-wal", "votes.sqlite-shm"), 0o600)
+
+
+def test_a_full_disk_is_told_and_nothing_is_acknowledged(study, token, monkeypatch, caplog):
+    votes = Votes(study)
+    votes._connection.execute("PRAGMA max_page_count=1")
+    with pytest.raises(InputError, match="full") as full:
+        votes.put(Vote("a", "i", [0, 1], "x" * 9000))
+    client = TestClient(make_app(study))
+    item = client.get(f"/a/{token}/item/0").json()["item"]
+
+    def refuse(self, vote):
+        raise full.value
+
+    monkeypatch.setattr(Votes, "put", refuse)
+    answer = client.post(f"/a/{token}/vote", json={"item": item, "ranking": [0, 1, 2]})
+    assert answer.status_code == 503 and "keep answers" in answer.json()["error"]
+    assert "full" in caplog.text and "Traceback" not in caplog.text
+    assert client.get(f"/a/{token}/state").json()["done"] == 0
+
+
+def test_a_study_without_a_salt_is_not_served_but_reported(study, token):
+    item = Plan.load(study).annotators[token][0]
+    Votes(study).put(Vote(token, item, [2, 0, 1]))
+    saved = json.loads((study / "plan.json").read_text())
+    del saved["salt"]
+    (study / "plan.json").write_text(json.dumps(saved))
+    with pytest.raises(InputError, match="follow from its seed"):
+        make_app(study)
+    assert len(read_study(study)[1]) == 1
 
 
 def test_many_threads_lose_nothing(study):

@@ -19,7 +19,7 @@ from ...files import read_object, write_atomic, write_json
 from ...pages import html_table, inline_image, markdown_table, markdown_text, page
 from ...tables import read_table
 from .plan import Key, Plan
-from .votes import Votes
+from .votes import NAME, Vote, Votes
 
 BOOTSTRAP = 2000
 PRIOR = 0.01  # choix's regularisation: keeps strengths finite where a model never loses
@@ -56,21 +56,36 @@ class Findings:
 def read_study(folder: Path) -> tuple[str, list[Ranking], dict[str, int] | None, dict[str, float] | None]:
     """A study's kind and votes, without attention checks and second showings, and what those two say."""
     plan, key = Plan.load(folder), Key.load(folder)
+    key.check(plan, folder)
     rankings, firsts, passed, seen = [], {}, 0, 0
     second: list[tuple[str, str, tuple[str, ...]]] = []
-    for vote in Votes(folder).all():
+    numbers = plan.numbers()  # a report must not tell the links
+    for vote in _votes(folder, plan):
         models = tuple(key.items[vote.item][i] for i in vote.ranking)
+        who = str(numbers[vote.annotator])
         if vote.item in key.spoiled:
             seen += 1
             passed += models[-1] == key.spoiled[vote.item]
         elif vote.item in key.repeats:
-            second.append((vote.annotator, key.repeats[vote.item], models))
+            second.append((who, key.repeats[vote.item], models))
         else:
-            rankings.append(Ranking(vote.item, vote.annotator, models, vote.reason))
-            firsts[vote.annotator, vote.item] = models
+            rankings.append(Ranking(vote.item, who, models, vote.reason))
+            firsts[who, vote.item] = models
     both = [(firsts[who, item], models) for who, item, models in second if (who, item) in firsts]
     repeats = {"n": len(both), "same_order": sum(a == b for a, b in both) / len(both)} if both else None
     return plan.kind, rankings, {"seen": seen, "passed": passed} if seen else None, repeats
+
+
+def _votes(folder: Path, plan: Plan) -> list[Vote]:
+    """All votes of a study. Raises InputError for a damaged one; makes no file where nobody has voted."""
+    if not (folder / NAME).exists():
+        return []
+    votes = Votes(folder)
+    try:
+        votes.check(plan)
+        return votes.all()
+    finally:
+        votes.close()
 
 
 def read_csv(path: Path) -> tuple[str, list[Ranking]]:

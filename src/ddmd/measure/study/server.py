@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from ...errors import InputError
 from .plan import Item, Plan
 from .votes import Vote, Votes
 
@@ -22,7 +24,16 @@ WEB = Path(__file__).parent / "web"
 LARGEST_BODY = 16_384  # bytes of an answer
 LONGEST_REASON = 2_000  # characters
 IMAGE = re.compile(r"[0-9a-f]{32}\.png")
-PAGES = {"": "page.html", "app.js": "app.js", "zoom.js": "zoom.js", "style.css": "style.css"}
+PAGES = {
+    "": ("page.html", "text/html"),
+    "app.js": ("app.js", "text/javascript"),
+    "zoom.js": ("zoom.js", "text/javascript"),
+    "style.css": ("style.css", "text/css"),
+}
+UNKNOWN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><title>Unknown link</title>
+<h1>This link is not known</h1><p>Was it copied whole? If so, ask whoever sent it for a new one.</p>
+"""
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -36,7 +47,11 @@ class Study:
     """A plan and its votes, as the page asks for them."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.plan, self.votes = folder, Plan.load(folder), Votes(folder)
+        self.folder, self.plan = folder, Plan.load(folder)
+        if not self.plan.salt:
+            raise InputError(str(folder), "a study whose orders follow from its seed", "make it anew; its votes can still be reported")
+        self.votes = Votes(folder)
+        self.votes.check(self.plan)
         self.items = {item.id: item for item in self.plan.items}
         self.images = {
             token: {name for item in hand for row in self.items[item].rows for name in row.images}
@@ -92,10 +107,10 @@ def make_app(folder: Path) -> Starlette:
 
     def page(request: Request) -> Response:
         token_of(request)
-        name = PAGES.get(request.path_params.get("file", ""))
+        name, kind = PAGES.get(request.path_params.get("file", ""), (None, None))
         if name is None:
             raise HTTPException(404)
-        return FileResponse(WEB / name)
+        return Response((WEB / name).read_bytes(), media_type=kind)
 
     def state(request: Request) -> Response:
         return JSONResponse(study.state(token_of(request)))
@@ -110,7 +125,9 @@ def make_app(folder: Path) -> Starlette:
         token, name = token_of(request), request.path_params["name"]
         if not study.may_see(token, name):
             raise HTTPException(404)
-        return FileResponse(folder / "images" / name, headers={"cache-control": "private, max-age=86400, immutable"})
+        # No ETag and no time of change: a copied study would tell when each file was written.
+        headers = {"cache-control": "private, max-age=86400, immutable"}
+        return Response((folder / "images" / name).read_bytes(), headers=headers, media_type="image/png")
 
     async def vote(request: Request) -> Response:
         from starlette.concurrency import run_in_threadpool
@@ -127,6 +144,13 @@ def make_app(folder: Path) -> Starlette:
             return JSONResponse({"error": str(error)}, status_code=400)
         return JSONResponse(await run_in_threadpool(study.state, token))
 
+    def unknown(request: Request, error: Exception) -> Response:
+        return HTMLResponse(UNKNOWN, 404)
+
+    def unusable(request: Request, error: Exception) -> Response:
+        logging.getLogger(__name__).error("%s", error)
+        return JSONResponse({"error": "The server cannot keep answers at the moment."}, 503)
+
     routes = [
         Route("/a/{token}/", page),
         Route("/a/{token}/state", state),
@@ -135,7 +159,8 @@ def make_app(folder: Path) -> Starlette:
         Route("/a/{token}/vote", vote, methods=["POST"]),
         Route("/a/{token}/{file}", page),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(SafeHeaders)])
+    handlers: dict[Any, Any] = {404: unknown, InputError: unusable, OSError: unusable}
+    return Starlette(routes=routes, middleware=[Middleware(SafeHeaders)], exception_handlers=handlers)
 
 
 class SafeHeaders:

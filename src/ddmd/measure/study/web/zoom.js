@@ -1,4 +1,4 @@
-// Zoom that keeps the images of a row in step: all are enlarged about the same point.
+// Zoom that keeps the pictures in step: all are enlarged about the same point.
 
 const FACTOR = 3;
 
@@ -7,18 +7,22 @@ export class Zoom {
     this.button = button;
     this.on = false;
     this.point = [50, 50];
+    this.frames = [];
   }
 
   watch(frames) {
     this.frames = frames;
+    this.point = [50, 50];
     for (const frame of frames) {
-      frame.addEventListener("pointermove", (event) => {
-        const box = frame.getBoundingClientRect();
-        this.point = [(100 * (event.clientX - box.left)) / box.width, (100 * (event.clientY - box.top)) / box.height];
-        this.draw();
-      });
+      for (const kind of ["pointerdown", "pointermove"]) frame.addEventListener(kind, (event) => this.follow(frame, event));
     }
     this.set(false);
+  }
+
+  follow(frame, event) {
+    const box = frame.getBoundingClientRect();
+    this.point = [clamp((100 * (event.clientX - box.left)) / box.width), clamp((100 * (event.clientY - box.top)) / box.height)];
+    if (this.on) this.draw();
   }
 
   set(on) {
@@ -33,7 +37,8 @@ export class Zoom {
   }
 
   draw() {
-    for (const frame of this.frames ?? []) {
+    for (const frame of this.frames) {
+      frame.classList.toggle("zoomed", this.on); // a finger then moves the point, not the page
       const style = frame.firstElementChild.style;
       style.transformOrigin = `${this.point[0]}% ${this.point[1]}%`;
       style.transform = this.on ? `scale(${FACTOR})` : "none";
