@@ -11,9 +11,10 @@ import typer
 
 from .commands.data import builtin, cache
 from .commands.measure import evaluate, generate, scorer
-from .commands.screen import Out, Screen, Seed, Threads, check_address, needs, print_table, set_threads
+from .commands.screen import Out, Screen, Seed, Threads, check_address, print_table, set_threads
 from .commands.study import app as study
 from .errors import InputError
+from .extras import require
 
 app = typer.Typer(
     name="ddmd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -123,6 +124,7 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
     """A local page that draws a sentence by a teacher and its student side by side (the extra `demo`)."""
+    require("demo")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from .measure.demo import Pair, page
 
@@ -159,17 +161,18 @@ def lab(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; one a core, or one on a GPU, when not given.")] = None,
 ) -> None:
     """One of the paper's experiments, on any recipe; a killed one goes on by the same command, finished runs are re-used."""
+    require("lab")
     from .measure.lab.cases import make_cases
     from .measure.lab.experiments import experiment
 
     found, folder = experiment(name), out or Path("runs") / f"lab-{name}{'-quick' * quick}"
     cases = make_cases(found, overrides or [], seeds, runs, quick)
     command = " ".join(["ddmd lab", name, *(overrides or []), f"--seeds {seeds}", *(["--quick"] if quick else [])])
-    with needs("lab"), Screen() as screen:
-        from .measure.lab.page import write_page
-        from .measure.lab.runner import default_jobs, run_all
-        from .run.train import Interrupted
+    from .measure.lab.page import write_page
+    from .measure.lab.runner import default_jobs, run_all
+    from .run.train import Interrupted
 
+    with Screen() as screen:
         screen.say(f"{name}: {found.about}\n{len(cases)} runs, {sum(case.finished for case in cases)} of them finished, in {runs}")
         try:
             run_all(cases, jobs or default_jobs(), screen.count)

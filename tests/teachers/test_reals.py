@@ -186,13 +186,55 @@ def test_bad_pictures_are_named(folder, tmp_path):
         find_pictures(folder)
     (folder / "2.png").write_bytes(b"not a picture")
     with pytest.raises(InputError, match=r"2\.png.*not a picture"):
-        read_picture(next(p for p in [*_every(folder)] if p.name == "2.png"), 16)
+        read_picture(gone := next(p for p in [*_every(folder)] if p.name == "2.png"), 16)
+    (folder / "2.png").unlink()
+    with pytest.raises(InputError, match=r"2\.png.*no such file"):
+        read_picture(gone, 16)
     (tmp_path / "bad.tar").write_bytes(b"x" * 2000)
     with pytest.raises(InputError, match="tar"):
         find_pictures(tmp_path / "bad.tar")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no pictures"):
         find_pictures(tmp_path / "empty")
+
+
+def test_odd_archives(folder, tmp_path):
+    """Compressed ones under the name .tar (members are read by their place), folders named so, hidden members, loose pictures."""
+    with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
+        archive.add(folder / "0.png", "0.png")
+    with pytest.raises(InputError, match=r"packed\.tar: found not a whole, uncompressed \.tar"):
+        find_pictures(tmp_path / "packed.tar")
+    (tmp_path / "packed.tar").unlink()
+    named = folder.rename(tmp_path / "set.tar")
+    assert [p.caption for p in find_pictures(named)] == CAPTIONS
+    (named / "deeper.tar").mkdir()
+    (named / "._0.png").write_bytes(b"\0\5\x16\7")
+    (named / "folder.png").mkdir()
+    with tarfile.open(named / "more.tar", "w") as archive:
+        archive.add(named / "0.png", "a.png")
+        archive.add(named / "0.txt", "a.txt")
+        archive.add(named / "._0.png", "._a.png")
+    assert [p.name for p in find_pictures(named)] == ["more.tar/a.png", "0.png", "1.png", "2.png"]
+    whole = (named / "more.tar").read_bytes()
+    (named / "more.tar").write_bytes(whole[:700])
+    with pytest.raises(InputError, match=r"more\.tar"):
+        find_pictures(named)
+
+
+def test_a_turned_picture_in_an_archive_stands_upright(tmp_path):
+    """The mechanism is test_images.py's; here, that members go through it."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:4] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    Image.fromarray(pixels).rotate(-90).save(tmp_path / "a.png", exif=turned)
+    (tmp_path / "a.txt").write_text("\ufeffa line", encoding="utf-8")
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        for name in ("a.png", "a.txt"):
+            archive.add(tmp_path / name, name)
+    (picture,) = find_pictures(tmp_path / "set.tar")
+    assert picture.caption == "a line"
+    assert read_picture(picture, 8)[:, 0, -1].tolist() == [1, 1, 1] and read_picture(picture, 8)[:, -1, 0].tolist() == [-1, -1, -1]
 
 
 def _every(folder):

@@ -1,10 +1,9 @@
-"""What commands share: progress on a terminal or in a log, common options, and naming what is not installed."""
+"""What commands share: progress on a terminal or in a log, and common options."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,12 +118,3 @@ def check_address(host: str, port: int) -> None:
         raise InputError(
             "--host, --port", f"{host}:{port}: {error.strerror or error}", "give another, or stop what listens there"
         ) from error
-
-
-@contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Names the extra that brings a missing package."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise InputError(str(error.name), "not installed", f"install the extra: pip install 'decoupled-dmd[{extra}]'") from error

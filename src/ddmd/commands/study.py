@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from .screen import Out, Screen, Seed, check_address, needs
+from ..extras import require
+from .screen import Out, Screen, Seed, check_address
 
 app = typer.Typer(no_args_is_help=True, help="Blind user studies: ranking and side-by-side comparison on a web page.")
 
@@ -56,9 +57,9 @@ def study_serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
 ) -> None:
     """Serve a study; prints one link for each annotator."""
-    with needs("study"):
-        from ..measure.study.server import serve
+    require("study")
     from ..measure.study.plan import Plan
+    from ..measure.study.server import serve
 
     links = Plan.load(folder).annotators
     check_address(host, port)
@@ -74,14 +75,14 @@ def study_report(
     votes: Annotated[Path | None, typer.Option("--csv", help="Votes made elsewhere: item,annotator,model,rank[,reason].")] = None,
 ) -> None:
     """Tables, tests and plots of a study; with --csv, of one that was run elsewhere."""
-    with needs("study"):
-        from ..measure.study.report import find, read_csv, read_study, write_report
+    require("study")
+    from ..measure.study.report import find, read_csv, read_study, write_report
 
-        checks = repeats = None
-        if votes is not None:
-            kind, rankings = read_csv(votes)
-        else:
-            kind, rankings, checks, repeats = read_study(folder)
-        found = find(kind, rankings)
-        found.checks, found.repeats = checks, repeats
-        print(write_report(out or folder / "report", found, rankings))
+    checks = repeats = None
+    if votes is not None:
+        kind, rankings = read_csv(votes)
+    else:
+        kind, rankings, checks, repeats = read_study(folder)
+    found = find(kind, rankings)
+    found.checks, found.repeats = checks, repeats
+    print(write_report(out or folder / "report", found, rankings))

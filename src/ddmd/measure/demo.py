@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..extras import require
 from ..method.student import uniform_grid, walk
 from ..run.pictures import strips, to_pil
 from ..run.results import Setting
@@ -103,10 +104,8 @@ def ways(rows: list[Drawn]) -> Image.Image:
 
 def page(pair: Pair, prompt: str) -> Any:
     """The gradio page. Raises InputError where the extra is not installed."""
-    try:
-        import gradio
-    except ImportError as error:
-        raise InputError("gradio", "not installed", "install the extra: pip install 'decoupled-dmd[demo]'") from error
+    require("demo")
+    import gradio
 
     def answer(text: str, seed: float, guidance: float) -> tuple[list[Any], Any, str]:
         try:

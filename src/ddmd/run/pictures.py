@@ -16,10 +16,10 @@ GAP, LABEL = 6, 16
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """One image (3, H, W) in [-1, 1] as PIL; values outside are clipped."""
+    """One image (3, H, W) in [-1, 1] as PIL; values outside are clipped, and what is no number is black."""
     from PIL import Image
 
-    array = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    array = ((image.nan_to_num(-1.0).clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array)
 
 

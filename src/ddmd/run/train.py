@@ -238,10 +238,11 @@ class Training:
         assert suite is not None
         numbers = {f"validation_{k}": v for k, v in scores.items() if isinstance(v, float)}
         log.write({"cycle": self.cycle, "seconds": round(self.seconds, 2), **numbers})
-        shown = ", ".join(f"{name} {scores[name]:.3g}" for name in SPOKEN if name in scores)
+        shown = ", ".join(f"{name} {scores[name]:.3g}" for name in SPOKEN if scores.get(name) is not None)
         self.observer.say(f"cycle {self.cycle}: validation {shown}")
         best, alarms = self.health.judge(self.cycle, scores[suite.main])
-        alarms += self.health.measure(self.cycle, scores[suite.distance])
+        if scores[suite.distance] is not None:  # of too few images, or of none that is finite
+            alarms += self.health.measure(self.cycle, scores[suite.distance])
         if best:
             ckpt.save_best(self.folder / "checkpoints", self.cycle, {"average": average}, {"cycle": self.cycle, **numbers})
         for alarm in alarms:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 
 from ddmd import cli
 from ddmd.errors import InputError
-from ddmd.measure.evaluate import benchmark, scoring
+from ddmd.measure.evaluate import benchmark, scorers, scoring
 from ddmd.measure.evaluate.benchmark import run_benchmark
 from ddmd.measure.evaluate.dpg import COLUMNS
 from ddmd.measure.evaluate.scorers import SCORERS, MissingScorer
@@ -56,12 +58,12 @@ def bright(monkeypatch):
     """All scorers but those whose files are given as missing."""
     Brightness.rated = Brightness.closed = 0
 
-    def opened(name, paths):
-        if name in ("hps3", "imagereward") and name not in paths and "missing" in (paths or {"missing": 1}):
+    def check(name, paths):
+        if name in ("hps3", "imagereward") and not paths:
             raise MissingScorer(f"--scorer {name}", "no path", "get it")
-        return Brightness()
 
-    monkeypatch.setattr(benchmark, "open_scorer", opened)
+    monkeypatch.setattr(benchmark, "check_files", check)
+    monkeypatch.setattr(benchmark, "open_scorer", lambda name, paths: Brightness())
 
 
 def quiet(what, done, total):
@@ -127,8 +129,82 @@ def test_a_suite_of_several_goes_on_without_a_scorer_and_says_so(data, bright, t
     assert (
         set(results["not_scored"]) == {"imagereward", "hps3"} and len(said) == 2 and said[0].startswith("not scored: --scorer imagereward")
     )
-    assert {"fid", "patch_fid", "kid", "clip", "hps21"} <= set(results["scores"]["mine"])
-    assert "Not scored: --scorer hps3" in (tmp_path / "out" / "table.md").read_text()
+    row = results["scores"]["mine"]
+    assert {"fid", "patch_fid", "clip", "hps21"} <= set(row) and "kid" not in row
+    assert row["remarks"]["kid"] == "left out: 4 images, 50 or more are needed" and "of 4 images" in row["remarks"]["fid"]
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "Not scored: --scorer hps3" in table and "mine, kid: left out" in table and "Frechet distances fall" in table
+
+
+def test_nothing_is_drawn_where_no_scorer_could_run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "draw", None)
+    setting = Setting(uniform_grid(2), "sde", 1.0)
+    with pytest.raises(MissingScorer, match="--scorer"):
+        run_benchmark("table1", Wish(("shapes",), data, tmp_path / "out", setting=setting), quiet, print)
+    monkeypatch.setattr(scorers, "missing", lambda modules: modules[0])
+    real = paint(tmp_path / "real", 2)
+    with pytest.raises(MissingScorer, match=r"no efficientnet-lite-pytorch; .*decoupled-dmd\[emoji\]"):
+        run_benchmark("images", Wish(("shapes",), data / "prompts.txt", tmp_path / "out", reference=real, setting=setting), quiet, print)
+    files = {"imagereward": dict.fromkeys(SCORERS["imagereward"].files, tmp_path)}
+    with pytest.raises(MissingScorer, match="ddmd scorer setup imagereward"):
+        run_benchmark("imagereward", Wish(("shapes",), data / "prompts.txt", tmp_path / "out", files, setting=setting), quiet, print)
+
+
+def test_a_limit_asks_for_the_first_prompts_and_passes_over_other_images(data, bright, tmp_path):
+    mine = paint(tmp_path / "mine", 4)
+    paths = {"clip": {"": tmp_path}}
+    results = run_benchmark("clip", Wish((str(mine),), data / "prompts.txt", tmp_path / "out", paths, limit=2), quiet, print)
+    assert Brightness.rated == 2 and results["problems"] == {} and results["scores"]["mine"]["skipped"] == 0
+    real = paint(tmp_path / "real", 3)
+    results = run_benchmark("images", Wish((str(mine),), None, tmp_path / "o2", reference=real, limit=3), quiet, print)
+    assert results["scores"]["mine"]["images"] == 3
+    paint(mine, 1, name="image_0009.png")
+    with pytest.raises(InputError, match=r"1 problems: image_0009\.png: no prompt"):
+        run_benchmark("clip", Wish((str(mine),), data / "prompts.txt", tmp_path / "out", paths, limit=2), quiet, print)
+
+
+def test_damaged_reference_pictures_are_told_before_any_drawing(data, bright, tmp_path, monkeypatch):
+    real, mine = paint(tmp_path / "real", 5), paint(tmp_path / "mine", 4)
+    (real / "image_0001.png").write_bytes(b"torn")
+    (real / "._image_0002.png").write_bytes(b"\0\5\x16\7")  # macOS's
+    (real / "folder.png").mkdir()
+    wish = Wish((str(mine),), data / "prompts.txt", tmp_path / "out", reference=real)
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark, "draw", None)
+        with pytest.raises(InputError, match=r"--reference .*1 problems: image_0001\.png: not a picture"):
+            run_benchmark("images", wish, quiet, print)
+    results = run_benchmark("images", replace(wish, skip_bad=True), quiet, print)
+    assert results["scores"]["mine"]["reference_images"] == 4 and len(results["problems"]["--reference"]) == 1
+
+
+def test_values_and_pictures_that_are_no_numbers_are_counted(data, bright, tmp_path, monkeypatch):
+    """A scorer's NaN is left out with a remark; a model's NaN pixels are black, and told in the row."""
+    real, mine = paint(tmp_path / "real", 4), paint(tmp_path / "mine", 4)
+    rate = Brightness.rate
+    monkeypatch.setattr(Brightness, "rate", lambda self, images, prompts: [float("nan"), *rate(self, images[1:], prompts[1:])])
+    row = run_benchmark("clip", Wish((str(mine),), data / "prompts.txt", tmp_path / "out", {"clip": {"": tmp_path}}), quiet, print)
+    row = row["scores"]["mine"]
+    assert math.isfinite(row["clip"]) and row["remarks"]["clip"] == "1 of 4 values are no numbers and are left out"
+    results = run_benchmark("images", Wish((str(mine),), None, tmp_path / "o2", reference=real), quiet, print)
+    assert results["scores"]["mine"]["images"] == 3 and "no numbers" in results["scores"]["mine"]["remarks"]["images"]
+    assert "NaN" not in (tmp_path / "o2" / "results.json").read_text()
+
+
+def test_a_model_that_draws_nan_is_measured_to_the_end(data, bright, tmp_path, monkeypatch):
+    real = paint(tmp_path / "real", 4)
+    opened = benchmark.open_model
+
+    def broken(folder):
+        model = opened(folder)
+        decode = model.decode
+        model.decode = lambda latents: decode(latents) * float("nan")
+        return model
+
+    monkeypatch.setattr(benchmark, "open_model", broken)
+    wish = Wish(("shapes",), data / "prompts.txt", tmp_path / "out", reference=real, setting=Setting(uniform_grid(1), "ode", 1.0))
+    (row,) = run_benchmark("images", wish, quiet, print)["scores"].values()
+    assert row["nonfinite"] == 4 and math.isfinite(row["frechet_lite0"])
+    assert "not finite" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_table1_of_folders_made_elsewhere(data, bright, tmp_path):
@@ -183,7 +259,7 @@ def test_the_command_scores_two_folders_with_a_real_clip(data, clip_folder, tmp_
 def test_memory_does_not_grow_with_the_number_of_images(bright, tmp_path, monkeypatch):
     """Pictures alive at once: the batch at hand, the next one, and one that is being made."""
     alive, most = set(), 0
-    opened = scoring.read_rgb
+    opened = scoring.open_image
 
     def watched(path):
         nonlocal most
@@ -195,7 +271,7 @@ def test_memory_does_not_grow_with_the_number_of_images(bright, tmp_path, monkey
         most = max(most, len(alive))
         return image
 
-    monkeypatch.setattr(scoring, "read_rgb", watched)
+    monkeypatch.setattr(scoring, "open_image", watched)
     monkeypatch.setattr(scoring, "BATCH", 5)
     mine, real = paint(tmp_path / "mine", 40, side=8), paint(tmp_path / "real", 40, 1, side=8)
     results = run_benchmark("images", Wish((str(mine),), None, tmp_path / "out", {}, reference=real), quiet, print)

@@ -35,7 +35,7 @@ def test_every_problem_is_listed_with_its_file(tmp_path):
     assert list(found.images) == ["000000", "000003", "000005"] and found.missing == 5
     assert found.problems == [
         "cover.png: no prompt of this name",
-        "image_0001.png: a damaged picture",
+        "image_0001.png: not a picture that can be read (of no known format)",
         "image_0003.png: copy_0003.png is there already",
         "image_0004.png: 32 x 32 pixels, not 64",
         *(f"prompt {n:06d}: no usable image" for n in (1, 2, 4, 6, 7)),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...method.student import normal, sample
 from ...run.pictures import to_pil
@@ -15,6 +15,7 @@ from ...run.results import Setting, weights_hash
 from ...teachers.denoisers import Denoiser
 from ...teachers.prompts import to_device
 from ...teachers.sampling import bare, guided
+from .generate import NONFINITE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,7 +55,7 @@ class DenoiserArtist:
         z = normal((len(seeds), *denoiser.shape), chance, device, torch.float32)
         predict = guided(denoiser, bare(denoiser), to_device(denoiser.encode(prompts), device), setting.guidance)
         latents = sample(predict, denoiser.path, setting.grid, z, setting.sampler, chance)
-        return [to_pil(image) for image in denoiser.decode(latents).float().cpu()]
+        return [_shown(image) for image in denoiser.decode(latents).float().cpu()]
 
     def identity(self) -> dict[str, Any]:
         """See `Artist`."""
@@ -63,6 +64,14 @@ class DenoiserArtist:
             "model": self.label, "weights_sha256": self._weights, "grid": list(s.grid), "sampler": s.sampler, "guidance": s.guidance,
             "pixels": self.denoiser.resolution,
         }  # fmt: skip
+
+
+def _shown(image: Tensor) -> Image.Image:
+    """An image (3, H, W) in [-1, 1] as PIL; one with a pixel that is no number says so in `info`."""
+    picture = to_pil(image)
+    if not image.isfinite().all():
+        picture.info[NONFINITE] = True
+    return picture
 
 
 class PipelineArtist:
@@ -82,7 +91,8 @@ class PipelineArtist:
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """See `Artist`."""
         chance = [torch.Generator(self.pipeline.device).manual_seed(seed) for seed in seeds]
-        return self.pipeline(list(prompts), generator=chance, **self.call).images
+        drawn = self.pipeline(list(prompts), generator=chance, output_type="np", **self.call).images
+        return [_shown(2 * torch.from_numpy(image).float().permute(2, 0, 1) - 1) for image in drawn]
 
     def identity(self) -> dict[str, Any]:
         """See `Artist`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import write_json
+from ...images import picture_files
 from ...run.results import results_object
 from ...teachers.pictures import PICTURES
 from . import open_model, resolve, student_setting
@@ -18,8 +19,8 @@ from .gallery import Gallery, find_images, require_whole
 from .generate import Artist, generate, speed
 from .items import Item
 from .report import write_tables
-from .scorers import MissingScorer, check_files, open_scorer
-from .scoring import Findings, Scoring, real_images
+from .scorers import SCORERS, MissingScorer, check_files, open_scorer
+from .scoring import Findings, Measured, Scoring, real_images, reference_files
 from .suites import Part, Suite, data_path, suite
 from .wish import Progress, Say, Wish
 
@@ -29,16 +30,20 @@ def run_benchmark(name: str, wish: Wish, progress: Progress, say: Say) -> dict[s
     wanted = suite(name)
     alone = sum(len(part.scorers) for part in wanted.parts) == 1
     if wanted.reference:
-        real_images(wish.reference)  # before hours of drawing
-    if alone:
-        only = _chosen(wanted.parts[0].scorers[0], wish)
-        check_files(only, wish.paths.get(only, {}))
-    items = {part.name: _items(part, wish) for part in wanted.parts}
-    galleries = draw(wanted, wish, items, progress)
+        reference_files(wish.reference)
     found = Findings()
+    _check_scorers(wanted, wish, found, say)
+    every = {part.name: _items(part, wish) for part in wanted.parts}
+    items = {part: prompts[: wish.limit] for part, prompts in every.items()}
+    distances = {_chosen(choice, wish) for part in wanted.parts for choice in part.scorers} - found.skipped.keys()
+    distances = {scorer for scorer in distances if SCORERS[scorer].kind == "features"}
+    real, unreal = real_images(wish, progress) if distances else ([], [])  # before hours of drawing
+    galleries = draw(wanted, wish, every, progress)
     for part in wanted.parts:
         for choice in part.scorers:
             chosen = _chosen(choice, wish)
+            if chosen in found.skipped:
+                continue
             try:
                 scorer = open_scorer(chosen, wish.paths.get(chosen, {}))
             except MissingScorer as error:
@@ -48,7 +53,7 @@ def run_benchmark(name: str, wish: Wish, progress: Progress, say: Say) -> dict[s
                 say(f"not scored: {error}")
                 continue
             try:
-                scoring = Scoring(chosen, scorer, part, items[part.name], wish, progress)
+                scoring = Scoring(chosen, scorer, part, items[part.name], wish, progress, real=real)
                 found.scorers[chosen] = scoring.identity
                 for gallery in galleries[part.name]:
                     found.take(gallery.label, part.name, scoring.measure(gallery))
@@ -56,9 +61,11 @@ def run_benchmark(name: str, wish: Wish, progress: Progress, say: Say) -> dict[s
                 scorer.close()
     for part in wanted.parts:
         for gallery in galleries[part.name]:
-            found.take(gallery.label, part.name, ({**speed(_place(wish, gallery.label, part)), "skipped": gallery.missing}, {}, {}))
-    rows = {label: {**numbers, "intervals": found.intervals[label]} for label, numbers in found.scores.items()}
+            numbers = {**speed(_place(wish, gallery.label, part)), "skipped": gallery.missing}
+            found.take(gallery.label, part.name, Measured(numbers))
+    rows = found.rows()
     problems = {f"{g.label}/{p.name}": g.problems for p in wanted.parts for g in galleries[p.name] if g.problems}
+    problems |= {"--reference": unreal} if unreal else {}
     results = results_object(
         name, wish.seed, rows, about=wanted.about, models=list(wish.models), categories=found.categories, scorers=found.scorers,
         not_scored=found.skipped, problems=problems,
@@ -66,6 +73,19 @@ def run_benchmark(name: str, wish: Wish, progress: Progress, say: Say) -> dict[s
     write_json(wish.out / "results.json", results)
     write_tables(wish.out, name, results, {p.name: (items[p.name], galleries[p.name]) for p in wanted.parts})
     return results
+
+
+def _check_scorers(wanted: Suite, wish: Wish, found: Findings, say: Say) -> None:
+    """What lacks for scoring is said before any drawing. Raises MissingScorer where no scorer is left."""
+    chosen = [_chosen(choice, wish) for part in wanted.parts for choice in part.scorers]
+    for name in chosen:
+        try:
+            check_files(name, wish.paths.get(name, {}))
+        except MissingScorer as error:
+            found.skipped[name] = str(error)
+            if len(found.skipped) == len(set(chosen)):
+                raise
+            say(f"not scored: {error}")
 
 
 def _chosen(choice: Sequence[str], wish: Wish) -> str:
@@ -81,7 +101,7 @@ def draw_only(name: str, wish: Wish, progress: Progress) -> None:
             raise InputError(model, "a folder of images", "give models to draw with; `ddmd evaluate` scores images")
         artist = open_artist(model, label, wish)
         for part in wanted.parts:
-            _draw(artist, part, wish, _items(part, wish), label, progress)
+            _draw(artist, part, wish, _items(part, wish)[: wish.limit], label, progress)
 
 
 def _items(part: Part, wish: Wish) -> list[Item]:
@@ -89,11 +109,14 @@ def _items(part: Part, wish: Wish) -> list[Item]:
         if part.name != "images":
             raise InputError("--data", "nothing", "give the benchmark's prompts (docs/evaluation.md says where they are published)")
         return []
-    return list(part.read(data_path(wish.data, part)))[: wish.limit]
+    return list(part.read(data_path(wish.data, part)))
 
 
 def draw(wanted: Suite, wish: Wish, items: Mapping[str, list[Item]], progress: Progress) -> dict[str, list[Gallery]]:
-    """Every model's images of every part: found where MODEL is a folder of them, drawn where it is a model."""
+    """Every model's images of every part: found where MODEL is a folder of them, drawn where it is a model.
+
+    `items` are all that there are; only the first `wish.limit` are asked for.
+    """
     galleries: dict[str, list[Gallery]] = {part.name: [] for part in wanted.parts}
     for model, label in zip(wish.models, labels_of(wish.models)):
         ready = is_gallery(model)
@@ -103,9 +126,11 @@ def draw(wanted: Suite, wish: Wish, items: Mapping[str, list[Item]], progress: P
             own = Path(model) / part.name  # of several parts
             folder = own if ready and len(wanted.parts) > 1 and own.is_dir() else folder
             if artist is not None:
-                _draw(artist, part, wish, items[part.name], label, progress)
-            asked = items[part.name] or _numbered(folder)
-            gallery = find_images(label, folder, asked, part.copies, wish.resolution)
+                _draw(artist, part, wish, items[part.name][: wish.limit], label, progress)
+            known = items[part.name] or _numbered(folder)
+            asked, rest = known[: wish.limit], known[len(known[: wish.limit]) :]
+            passed = [item.id for item in rest]
+            gallery = find_images(label, folder, asked, part.copies, wish.resolution, passed=passed)
             require_whole(str(folder), gallery.problems, wish.skip_bad)
             galleries[part.name].append(gallery)
     return galleries
@@ -134,7 +159,7 @@ def is_gallery(model: str) -> bool:
     folder = Path(model)
     if not folder.is_dir() or (folder / "model_index.json").is_file() or (folder / "recipe.yaml").is_file():
         return False
-    return any(path.suffix.lower() in PICTURES for path in folder.rglob("*"))
+    return bool(picture_files(folder, PICTURES, deep=True))
 
 
 def open_artist(model: str, label: str, wish: Wish) -> Artist:
@@ -153,5 +178,5 @@ def _place(wish: Wish, label: str, part: Part) -> Path:
 
 def _numbered(folder: Path) -> list[Item]:
     """Without prompts: every numbered image is an item."""
-    numbers = {int(found[-1]) for path in folder.iterdir() if path.suffix.lower() in PICTURES and (found := re.findall(r"\d+", path.stem))}
+    numbers = {int(found[-1]) for path in picture_files(folder, PICTURES) if (found := re.findall(r"\d+", path.stem))}
     return [Item(f"{number:06d}", "") for number in sorted(numbers)]

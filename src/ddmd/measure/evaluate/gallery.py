@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import InputError
 from ...files import parse_json, read_lines
+from ...images import open_image, picture_files
 from ...teachers.pictures import PICTURES
 from .items import Item
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 NAMED = 5  # problems told in full
 
@@ -38,24 +36,36 @@ def image_name(item: Item, copy: int) -> str:
     return f"{item.id}_{copy}.png"
 
 
-def find_images(label: str, folder: Path, items: Sequence[Item], copies: int = 1, resolution: int | None = None) -> Gallery:
+def find_images(
+    label: str,
+    folder: Path,
+    items: Sequence[Item],
+    copies: int = 1,
+    resolution: int | None = None,
+    *,
+    passed: Collection[str] = (),
+) -> Gallery:
     """Images of items, by their names: ID_0.png ... ID_{copies - 1}.png; or ID.png, which counts for all copies (a grid).
 
     Where the items are numbered, the last number of any other name counts: image-17.jpg belongs to item 000017. Damaged images,
-    images twice, without an item or of a wrong size, and items without an image are listed as problems. A `metadata.jsonl` in the
-    folder (file_name, row) says it instead of the names.
+    images twice, without an item or of a wrong size, and items without an image are listed as problems; those of the items in
+    `passed` (by id) are nobody's concern. A `metadata.jsonl` in the folder (file_name, row) says it instead of the names.
     """
     if not folder.is_dir():
         raise InputError(str(folder), "no such folder", "give a folder of images")
     named = _named(folder)
     if not named:
         raise InputError(str(folder), "no images", f"put some in it: {', '.join(PICTURES)}")
-    places = {item.id: item.id for item in items} | {f"{item.id}_{copy}": item.id for item in items for copy in range(copies)}
+    known = [item.id for item in items] + list(passed)
+    places = {name: name for name in known} | {f"{name}_{copy}": name for name in known for copy in range(copies)}
+    beyond = set(passed)
     found: dict[str, dict[str, Path]] = {}
     problems = []
     for stem, path in named:
         item = places.get(stem) or _by_number(stem, places)
         own = stem if stem in places else f"{item}_0"
+        if item in beyond:
+            continue
         if item is None:
             problems.append(f"{path.name}: no prompt of this name")
         elif own in (taken := found.setdefault(item, {})):
@@ -77,17 +87,16 @@ def _named(folder: Path) -> list[tuple[str, Path]]:
     """Pictures with what names their items: the file's own name, or its row in the table."""
     table = folder / "metadata.jsonl"
     if not table.is_file():
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
-        return [(path.stem, path) for path in paths]
+        return [(path.stem, path) for path in picture_files(folder, PICTURES)]
     found = []
-    for line, text in enumerate(read_lines(table), 1):
-        if not text.strip():
+    for number, line in enumerate(read_lines(table), 1):
+        if not line.strip():
             continue
-        row = parse_json(text, f"{table}:{line}")
+        row = parse_json(line, f"{table}, line {number}")
         try:
             found.append((f"{int(row['row']):06d}", folder / Path(row["file_name"]).name))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{table}, line {line}", f"no file_name and row ({type(error).__name__})", "mend the line") from error
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise InputError(f"{table}, line {number}", f"no file_name and row ({type(error).__name__})", "mend the line") from error
     return found
 
 
@@ -98,14 +107,12 @@ def _by_number(stem: str, places: dict[str, str]) -> str | None:
 
 def fault(path: Path, resolution: int | None) -> str | None:
     """What is wrong with a picture, if anything."""
-    from PIL import Image
-
+    if not path.is_file():
+        return "missing"
     try:
-        with Image.open(path) as image:
-            size = image.size
-            image.load()
-    except (OSError, SyntaxError, ValueError):
-        return "missing" if not path.is_file() else "a damaged picture"
+        size = open_image(path).size
+    except InputError as error:
+        return error.found
     if resolution is not None and size != (resolution, resolution):
         return f"{size[0]} x {size[1]} pixels, not {resolution}"
     return None
@@ -117,14 +124,6 @@ def require_whole(where: str, problems: Sequence[str], skip: bool) -> None:
         shown = "; ".join(problems[:NAMED])
         more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise InputError(where, f"{len(problems)} problems: {shown}{more}", "mend them, or pass --skip-bad")
-
-
-def read_rgb(path: Path) -> Image.Image:
-    """A picture in RGB."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def batches(pairs: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

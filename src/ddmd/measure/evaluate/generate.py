@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import InputError
-from ...files import read_lines, read_object, write_atomic, write_json
+from ...files import read_object, write_atomic, write_json
 from .gallery import batches, image_name
 from .items import Item
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MANIFEST = "manifest.json"
+NONFINITE = "nonfinite"  # in a drawn image's `info`: some of its pixels were no numbers, and are black
 
 
 class Artist(Protocol):
@@ -35,7 +36,7 @@ class Artist(Protocol):
         """Rows that its network has been called on so far: an image by 50 guided steps counts 100."""
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        """One image a prompt, each from its own seed."""
+        """One image a prompt, each from its own seed; see NONFINITE."""
 
     def identity(self) -> dict[str, Any]:
         """What exactly draws, and how."""
@@ -67,7 +68,9 @@ def generate(
         for part in batches(todo, batch):
             before, began = artist.evaluations, time.perf_counter()
             images = artist.draw([item.prompt for item, _ in part], [seed_of(seed, item, copy) for item, copy in part])
-            spent = {"images": len(part), "seconds": time.perf_counter() - began, "evaluations": artist.evaluations - before}
+            spent: dict[str, Any] = {"images": len(part), "seconds": time.perf_counter() - began}
+            spent["evaluations"] = artist.evaluations - before
+            spent[NONFINITE] = [image_name(*asked) for asked, image in zip(part, images) if image.info.get(NONFINITE)]
             for (item, copy), image in zip(part, images, strict=True):
                 write_atomic(folder / image_name(item, copy), _png(image))
             log.write(json.dumps(spent) + "\n")
@@ -92,10 +95,15 @@ def _claim(folder: Path, artist: Artist, items: Sequence[Item], copies: int, see
 
 
 def speed(folder: Path) -> dict[str, float]:
-    """Seconds and network evaluations an image, over all that was drawn; the first batch, which warms up, left out where it can be."""
-    rows: list[dict[str, float]] = []
+    """Seconds and network evaluations an image, over all that was drawn; the first batch, which warms up, left out where it can be.
+
+    `nonfinite` counts the images in which some pixels were no numbers; nothing of it where all was finite.
+    """
+    rows: list[dict[str, Any]] = []
+    bad: set[str] = set()
     for path in sorted(folder.glob("speed-*.jsonl")):
-        own = [json.loads(line) for line in read_lines(path) if line.endswith("}")]
+        own = _whole_rows(path)
+        bad.update(name for row in own for name in row.get(NONFINITE, []))
         rows += own[1:] or own
     images = sum(row["images"] for row in rows)
     if not images:
@@ -103,7 +111,19 @@ def speed(folder: Path) -> dict[str, float]:
     return {
         "seconds_per_image": sum(row["seconds"] for row in rows) / images,
         "evaluations": sum(row["evaluations"] for row in rows) / images,
+        NONFINITE: len(bad),
     }
+
+
+def _whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a log, but for those that a kill tore."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
 
 
 def _png(image: Image.Image) -> bytes:

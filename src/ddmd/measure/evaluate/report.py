@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_atomic
+from ...images import open_image
 from ...pages import html_table, inline_image, markdown_table, markdown_text, page
-from .gallery import Gallery, read_rgb
+from .gallery import Gallery
 from .items import Item
 
 SHOWN, CELL = 8, 160  # prompts in the grid of images, and the pixels of one
@@ -31,8 +32,10 @@ COLUMNS: dict[str, Column] = {
     "frechet_lite0": Column("Frechet-lite0", -1, 1), "kid_lite0": Column("KID-lite0 x 1000", -1, 1),
     "seconds_per_image": Column("seconds an image", -1, 3), "evaluations": Column("network rows an image", -1, 0),
     "images": Column("images", 0, 0), "reference_images": Column("real images", 0, 0), "dpg_prompts": Column("DPG prompts", 0, 0),
-    "skipped": Column("skipped", 0, 0),
+    "skipped": Column("skipped", 0, 0), "nonfinite": Column("not finite", 0, 0),
 }  # fmt: skip
+QUIET = ("skipped", "nonfinite")  # shown where there are any
+DEPENDS = "Frechet distances fall as the number of images grows: compare rows of equal numbers only."
 Table = list[list[tuple[str, str]]]
 """Cells of (text, mark), header first; the mark is "best", "second" or nothing."""
 
@@ -40,7 +43,7 @@ Table = list[list[tuple[str, str]]]
 def score_table(scores: Mapping[str, Mapping[str, Any]]) -> Table:
     """All models by all numbers that any has; intervals behind the numbers that have one."""
     names = [name for name in COLUMNS if any(name in row for row in scores.values())]
-    names = [name for name in names if name != "skipped" or any(row.get(name) for row in scores.values())]
+    names = [name for name in names if name not in QUIET or any(row.get(name) for row in scores.values())]
     return _marked({label: {name: row[name] for name in names if name in row} for label, row in scores.items()}, names, COLUMNS, scores)
 
 
@@ -112,6 +115,8 @@ def write_tables(out: Path, name: str, results: Mapping[str, Any], parts: Mappin
     notes += [
         f"Scorer {key}: {', '.join(f'{k} {v}' for k, v in facts.items() if v is not None)}" for key, facts in results["scorers"].items()
     ]
+    notes += [DEPENDS] if any("fid" in name or "frechet" in name for row in results["scores"].values() for name in row) else []
+    notes += [f"{label}, {name}: {said}." for label, row in results["scores"].items() for name, said in row["remarks"].items()]
     notes += [f"Not scored: {reason}" for reason in results["not_scored"].values()]
     notes += [f"{where}: {len(found)} problems, left out" for where, found in results["problems"].items()]
     markdown = [f"# {name}", *(f"## {title}\n\n{to_markdown(table)}" for title, table in tables.items()), *map(markdown_text, notes)]
@@ -141,7 +146,7 @@ def _grid(items: Sequence[Item], galleries: Sequence[Gallery]) -> bytes:
         pen.text((6 + x * (CELL + 6), 2), gallery.label, fill="black", font=font)
         for y, item in enumerate(common):
             top = line + y * (CELL + line + 6)
-            picture = ImageOps.pad(read_rgb(gallery.images[item.id][0]), (CELL, CELL), color="white")
+            picture = ImageOps.pad(open_image(gallery.images[item.id][0]), (CELL, CELL), color="white")
             canvas.paste(picture, (6 + x * (CELL + 6), top))
             if x == 0:
                 pen.text((6, top + CELL + 2), item.prompt[:120], fill="#444", font=font)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,19 +84,21 @@ def rated(items: Sequence[Item], values: Mapping[str, Sequence[float]], scorer: 
     """Means of a rater's values: (numbers, intervals, means by category).
 
     With categories the overall number is the unweighted mean of theirs (Tables 6 and 7); its interval draws prompts within categories.
-    ImageReward is told x 100, as in Table 2.
+    ImageReward is told x 100, as in Table 2. A value that is no number counts as none.
     """
     scale = 100.0 if scorer == "imagereward" else 1.0
     grouped: dict[str, list[float]] = {}
     for item in items:
-        if found := values.get(item.id):
+        if found := [value for value in values.get(item.id, ()) if math.isfinite(value)]:
             grouped.setdefault(item.category, []).append(scale * sum(found) / len(found))
     categories = {name: sum(v) / len(v) for name, v in grouped.items()}
+    if not grouped:
+        return {}, {}, {}
     overall = sum(categories.values()) / len(categories)
     every = torch.tensor([value for group in grouped.values() for value in group], dtype=torch.float64)
     weights = torch.tensor([1 / len(group) for group in grouped.values() for _ in group], dtype=torch.float64)
     interval = bootstrap_interval(every * weights, weights) if len(grouped) > 1 else bootstrap_interval(every)
-    return {scorer: overall}, {scorer: interval}, {} if list(categories) == [""] else categories
+    return {scorer: overall}, {scorer: interval} if interval else {}, {} if list(categories) == [""] else categories
 
 
 def data_path(root: Path, part: Part) -> Path:

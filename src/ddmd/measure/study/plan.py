@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from ...errors import InputError
 from ...files import folder_atomic, read_json_lines, read_object
+from ...images import open_image, picture_files
 from ...teachers.pictures import PICTURES
 from ...teachers.prompt_files import read_prompts
 
@@ -244,7 +245,7 @@ def find_images(source: Path, prompts: Sequence[str]) -> list[Path]:
     table = source / "metadata.jsonl"
     if table.is_file():
         return _by_table(source, table, prompts)
-    files = sorted((p for p in source.iterdir() if p.suffix.lower() in PICTURES), key=_natural)
+    files = sorted(picture_files(source, PICTURES), key=_natural)
     if len(files) != len(prompts):
         raise InputError(
             str(source), f"{len(files)} images for {len(prompts)} prompts",
@@ -333,10 +334,7 @@ def _copy_picture(source: Path, target: Path, spoil: bool) -> None:
     """Write a picture anew as PNG, so that its metadata, format and time of writing tell nothing."""
     from PIL import Image
 
-    try:
-        picture = Image.open(source).convert("RGB")
-    except OSError as error:
-        raise InputError(str(source), "not a picture that can be read", "mend it or make it again") from error
+    picture = open_image(source)
     if spoil:
         small = picture.resize((max(1, picture.width // RUBBLE), max(1, picture.height // RUBBLE)), Image.Resampling.NEAREST)
         picture = small.resize(picture.size, Image.Resampling.NEAREST)

@@ -23,7 +23,7 @@ class Suite(Protocol):
 
     `main` names the score that a student is chosen by (higher is better), `tolerance` a fall of it that is noise, `distance` the
     score that says how far the pictures are from the data;
-    `about` explains the scores to a reader; `each` is the main score of every image, `features` what images are compared by. `reference` gives mean and std of the data's latents where the world knows them.
+    `about` explains the scores to a reader; `score` never fails on images that are not finite, it counts them (`nonfinite`) as wrong; `each` is the main score of every image, `features` what images are compared by. `reference` gives mean and std of the data's latents where the world knows them.
     """
 
     name: str

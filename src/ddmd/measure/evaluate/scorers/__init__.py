@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from torch import Tensor
 
 from ....errors import InputError
+from ....extras import LITE0, MINILM, MODULES, install, missing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,13 +48,17 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True)
 class Spec:
-    """A scorer: what it yields, the files it needs with where they are published, and how it is opened."""
+    """A scorer: what it yields, the files it needs with where they are published, and how it is opened.
+
+    `packages` are an extra and what is imported of it.
+    """
 
     kind: Kind
     title: str
     files: Mapping[str, str]
     open: Callable[[Paths], Any]
     remote: bool = False  # runs in an environment of its own, made by `ddmd scorer setup`
+    packages: tuple[str, tuple[str, ...]] | None = None
 
 
 class MissingScorer(InputError):
@@ -118,9 +123,10 @@ SCORERS: dict[str, Spec] = {
         "as Salesforce/blip-vqa-base"}, _vqa),
     "mplug": Spec("answers", "DPG by mPLUG", {"": "the folder of damo/mplug_visual-question-answering_coco_large_en of ModelScope"},
         _remote("mplug"), remote=True),
-    "inception": Spec("features", "FID", {"": "pt_inception-2015-12-05-6726825d.pth of github.com/toshas/torch-fidelity/releases"}, _inception),
-    "lite0": Spec("features", "Lite0", {}, _lite0),
-    "judge": Spec("rating", "text-image by the emoji judge", {}, _judge),
+    "inception": Spec("features", "FID", {"": "pt_inception-2015-12-05-6726825d.pth of github.com/toshas/torch-fidelity/releases"}, _inception,
+        packages=("fid", MODULES["fid"])),
+    "lite0": Spec("features", "Lite0", {}, _lite0, packages=("emoji", LITE0)),
+    "judge": Spec("rating", "text-image by the emoji judge", {}, _judge, packages=("emoji", (*LITE0, *MINILM))),
 }  # fmt: skip
 
 
@@ -147,13 +153,21 @@ def parse_paths(texts: Sequence[str]) -> dict[str, dict[str, Path]]:
 
 
 def check_files(name: str, paths: Mapping[str, Path]) -> None:
-    """Raise MissingScorer naming the file that lacks and where it is published."""
+    """Raise MissingScorer naming the file that lacks and where it is published, or the package or environment and its making."""
     for file, where in spec(name).files.items():
         option = f"--scorer {name}.{file}" if file else f"--scorer {name}"
         if file not in paths:
             raise MissingScorer(option, "no path", f"get {where}, and give {option}=PATH")
         if not paths[file].exists():
             raise MissingScorer(option, f"no {paths[file]}", f"get {where}, and give its path")
+    if (packages := spec(name).packages) is not None:
+        extra, modules = packages
+        if (lacking := missing(modules)) is not None:
+            raise MissingScorer(f"scorer {name}", f"no {lacking.replace('_', '-')}", install(extra))
+    if spec(name).remote:
+        from .remote import require_environment
+
+        require_environment(name)
 
 
 def open_scorer(name: str, paths: Mapping[str, Path]) -> Any:

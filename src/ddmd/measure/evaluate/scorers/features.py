@@ -156,7 +156,8 @@ class Stream:
         self._chance = np.random.default_rng(self.seed)
 
     def add(self, features: Tensor) -> None:
-        """Take a batch (B, width)."""
+        """Take a batch (B, width); rows that are not all numbers are left out."""
+        features = features[features.isfinite().all(1)]
         wide = features.double()
         self._sum += wide.sum(0)
         self._outer += wide.T @ wide

@@ -82,6 +82,12 @@ def is_ready(name: str) -> bool:
     return (environment(name) / DONE).is_file()
 
 
+def require_environment(name: str) -> None:
+    """Raise MissingScorer where a scorer's environment is not made."""
+    if not is_ready(name):
+        raise MissingScorer(f"scorer {name}", "no environment", f"make it: ddmd scorer setup {name}")
+
+
 def _python(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
@@ -90,8 +96,8 @@ class RemoteScorer:
     """A rater or answerer in a process of its own; see `Rater` and `Answerer`."""
 
     def __init__(self, name: str, paths: Mapping[str, Path], command: Sequence[str] | None = None) -> None:
-        if command is None and not is_ready(name):
-            raise MissingScorer(f"scorer {name}", "no environment", f"make it: ddmd scorer setup {name}")
+        if command is None:
+            require_environment(name)
         self.name, self._paths = name, paths
         line = list(command or [str(_python(environment(name))), str(ADAPTERS / f"{name}.py")])
         plain = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}

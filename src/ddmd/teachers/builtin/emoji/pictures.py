@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ....errors import InputError
+from ....extras import require
 from ....files import folder_atomic, read_json, read_json_lines, read_object
 from .concepts import STYLES, UNSEEN_STYLES, Concept, concepts_json
 from .packages import FLUENT, FLUENT_FLAT, NOTO, OPENMOJI, PACKAGES, TWEMOJI, WORDS, read_package
@@ -54,6 +54,7 @@ def fetch(folder: Path, size: int, source: Path | None, report: Report, say: Cal
     """Fetch, check, rasterise and write one picture set into `folder`; returns it. A folder that holds this set is left as it is."""
     if size not in SIZES:
         raise InputError("--size", str(size), f"use one of {', '.join(map(str, SIZES))}")
+    require("emoji", ("resvg_py",))
     index = folder / "set.json"
     if index.is_file() and read_object(index).get("size") == size:
         return folder
@@ -164,15 +165,15 @@ def rasterise(svg: str, size: int) -> np.ndarray:
     """An SVG on white, as (3, size, size) uint8. Raises ValueError for one that cannot be drawn."""
     from PIL import Image
 
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise InputError("resvg-py", "not installed", "install the extra: pip install 'decoupled-dmd[emoji]'") from error
+    from ....images import open_image
+
+    require("emoji", ("resvg_py",))
+    import resvg_py
+
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
-    drawn = Image.open(io.BytesIO(png)).convert("RGBA")
-    page = Image.new("RGBA", (size, size), "white")
-    page.alpha_composite(drawn.crop((0, 0, size, size)))
-    return np.asarray(page.convert("RGB")).transpose(2, 0, 1).copy()
+    page = Image.new("RGB", (size, size), "white")
+    page.paste(open_image(png, "a drawing"))
+    return np.asarray(page).transpose(2, 0, 1).copy()
 
 
 def notice() -> str:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ....errors import InputError
-from ..statistics import bootstrap_interval, kernel_distance, pixel_statistics
+from ....extras import require
+from ..statistics import PIXELS, TooFewImages, bootstrap_interval, finite_images, kernel_distance, pixel_statistics
 from .concepts import SPLITS, STYLES, captions, load_concepts, prompts_of
 from .judge import load_judge, picture_features, recall, text_features
 
@@ -35,6 +36,7 @@ class EmojiSuite:
     def __init__(self, folder: Path) -> None:
         if not (folder / "judge.safetensors").is_file():
             raise InputError("suite emoji", f"no judge in {folder}", "train it with `ddmd builtin train emoji-judge`")
+        require("emoji")  # scores are wanted hours from here
         self.judge, self.real = load_judge(folder)
 
     def prompts(self, split: str, n: int) -> list[str]:
@@ -44,35 +46,46 @@ class EmojiSuite:
         return prompts_of(split, n, load_concepts())
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Any]:
-        """Scores of images (N, 3, H, W), not clamped, made for N prompts; empty prompts ask for nothing and are not judged."""
-        features = picture_features(images.cpu())
+        """Scores of images (N, 3, H, W), not clamped, made for N prompts; empty prompts ask for nothing and are not judged.
+
+        An image with a pixel that is no number is counted under `nonfinite`: its cosine is 0, its concept and style are wrong;
+        distance and statistics are those of the others. What must be said of a number is under `remarks`.
+        """
+        whole = finite_images(images.cpu())
+        features = picture_features(images.cpu().nan_to_num(0.0))
         asked = [self._asked.get(prompt, (None, style_of(prompt))) for prompt in prompts]
         said = torch.tensor([bool(prompt.strip()) for prompt in prompts])
-        cosine = self._cosines(features, prompts)[said]
-        scores: dict[str, Any] = {"text_image": cosine.mean().item()}
+        cosine = (self._cosines(features, prompts) * whole)[said]
+        scores: dict[str, Any] = {"text_image": cosine.mean().item() if len(cosine) else None}
         known = [i for i, (concept, _) in enumerate(asked) if concept is not None]
         if known:
             right = torch.tensor([asked[i][0] for i in known])
-            scores["recall"] = recall(self.judge.see(features[known]), self._names, right, (RECALL,))[f"recall@{RECALL}"]
+            seen = [i for i in known if whole[i]]
+            among = recall(self.judge.see(features[seen]), self._names, right[whole[known]], (RECALL,))[f"recall@{RECALL}"] if seen else 0.0
+            scores["recall"] = among * len(seen) / len(known)
         styled = {i: list(STYLES).index(style) for i, (_, style) in enumerate(asked) if style is not None}
         if styled:
             read = self.judge.style(features[list(styled)]).argmax(1)
-            scores["style"] = (read == torch.tensor(list(styled.values()))).float().mean().item()
-        scores["kid_lite0"], spread = kernel_distance(self.real, features)
-        scores |= pixel_statistics(images, reach=1.0)
-        interval = bootstrap_interval(cosine)
-        return {**scores, "n": len(prompts), "intervals": {"text_image": interval, "kid_lite0": spread}}
+            scores["style"] = ((read == torch.tensor(list(styled.values()))) & whole[list(styled)]).float().mean().item()
+        intervals, remarks = {"text_image": bootstrap_interval(cosine)}, {}
+        try:
+            scores["kid_lite0"], intervals["kid_lite0"] = kernel_distance(self.real, features[whole])
+        except TooFewImages as error:
+            scores["kid_lite0"], remarks["kid_lite0"] = None, f"left out: {error.found}, {error.mend}"
+        scores |= pixel_statistics(images[whole], reach=1.0) if whole.any() else dict.fromkeys(PIXELS)
+        scores |= {"n": len(prompts), "nonfinite": int((~whole).sum()), "remarks": remarks}
+        return {**scores, "intervals": {name: found for name, found in intervals.items() if found is not None}}
 
     def each(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """100 x cosine of every picture and its prompt."""
-        return self._cosines(picture_features(images.cpu()), prompts)
+        return self._cosines(picture_features(images.cpu().nan_to_num(0.0)), prompts) * finite_images(images.cpu())
 
     def _cosines(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
         return 100 * (self.judge.see(features) * self.judge.hear(text_features(prompts))).sum(-1)
 
     def features(self, images: Tensor) -> Tensor:
         """Lite0's features, (N, 1280)."""
-        return picture_features(images.cpu())
+        return picture_features(images.cpu().nan_to_num(0.0))
 
     def reference(self) -> None:
         """Unknown here: the data's latents do not ship. A run then measures its teacher's samples."""

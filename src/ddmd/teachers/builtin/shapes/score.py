@@ -11,9 +11,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..statistics import Moments, bootstrap_interval, frechet_distance, pixel_statistics
+from ..statistics import (
+    FRECHET_LEAST,
+    PIXELS,
+    Moments,
+    bootstrap_interval,
+    finite_images,
+    frechet_distance,
+    frechet_remark,
+    pixel_statistics,
+)
 from .render import RANGE
-from .verifier import Verifier
+from .verifier import FEATURES, Verifier
 from .world import UNSTATED, World
 
 REFERENCE = 4000  # fresh renders behind the Frechet distance
@@ -22,8 +31,10 @@ REFERENCE = 4000  # fresh renders behind the Frechet distance
 def score_images(images: Tensor, prompts: Sequence[str], verifier: Verifier, reference: Moments) -> dict:
     """Scores of images (N, 3, H, W), not clamped, made for N prompts; `reference` holds the moments of fresh renders.
 
-    Returns overall, entity, attribute, relation, global, frechet, statistics of the pixels, n, and 95 % intervals
-    (bootstrap over prompts) under "intervals". A category that no prompt states is None.
+    Returns overall, entity, attribute, relation, global, frechet, statistics of the pixels, n, nonfinite, and 95 % intervals
+    (bootstrap over prompts) under "intervals". A category that no prompt states is None. An image with a pixel that is no number
+    (they are counted under "nonfinite") is wrong in all; distance and statistics are those of the others, None of none; what
+    must be said of a number is under "remarks".
     """
     right, stated = _read(images, prompts, verifier)
     per_prompt = {"overall": (_strictly(right, stated).double(), torch.ones(len(right), dtype=torch.float64))}
@@ -32,10 +43,19 @@ def score_images(images: Tensor, prompts: Sequence[str], verifier: Verifier, ref
         columns = [world.columns.index(name) for name in names]
         per_prompt[category] = (right[:, columns].sum(1).double(), stated[:, columns].sum(1).double())
     scores: dict = {name: _ratio(hits, asks) for name, (hits, asks) in per_prompt.items()}
-    scores["frechet"] = frechet_distance(*feature_moments(images.clamp(-1, 1), verifier), *reference)
-    scores |= pixel_statistics(images, RANGE)
-    scores["n"] = len(right)
-    scores["intervals"] = {name: bootstrap_interval(hits, asks) for name, (hits, asks) in per_prompt.items() if asks.sum() > 0}
+    whole = images[finite_images(images)]
+    remarks = {}
+    if len(whole) >= FRECHET_LEAST:
+        scores["frechet"] = frechet_distance(*feature_moments(whole.clamp(-1, 1), verifier), *reference)
+        remark = frechet_remark(len(whole), FEATURES)
+    else:
+        scores["frechet"], remark = None, f"left out: {len(whole)} images of finite pixels, {FRECHET_LEAST} or more are needed"
+    if remark:
+        remarks["frechet"] = remark
+    scores |= pixel_statistics(whole, RANGE) if len(whole) else dict.fromkeys(PIXELS)
+    scores |= {"n": len(right), "nonfinite": len(images) - len(whole), "remarks": remarks}
+    intervals = {name: bootstrap_interval(hits, asks, (0.0, 1.0)) for name, (hits, asks) in per_prompt.items()}
+    scores["intervals"] = {name: found for name, found in intervals.items() if found is not None}
     return scores
 
 
@@ -45,11 +65,12 @@ def strictly_right(images: Tensor, prompts: Sequence[str], verifier: Verifier) -
 
 
 def _read(images: Tensor, prompts: Sequence[str], verifier: Verifier) -> tuple[Tensor, Tensor]:
-    """(N, columns): which attributes are stated and right, and which are stated at all."""
+    """(N, columns): which attributes are stated and right, and which are stated at all; none is right where a pixel is no number."""
     device, world = next(verifier.parameters()).device, verifier.world
-    read = torch.cat([verifier.read(part.to(device)).cpu() for part in images.clamp(-1, 1).split(500)])
+    shown = images.nan_to_num(0.0).clamp(-1, 1)
+    read = torch.cat([verifier.read(part.to(device)).cpu() for part in shown.split(500)])
     asked = torch.tensor([world.parse(prompt) for prompt in prompts])
-    return world.right(read, asked), asked != UNSTATED
+    return world.right(read, asked) & finite_images(images)[:, None], asked != UNSTATED
 
 
 def _strictly(right: Tensor, stated: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ class ShapesSuite:
     distance = "frechet"
     about = (
         "overall: share of prompts whose every stated attribute is right, with its 95 % interval; frechet: on the verifier's "
-        "features against fresh renders, comparable only within this suite."
+        "features against fresh renders, comparable only within this suite and between equal numbers of images, since it falls as "
+        "they grow."
     )
 
     def __init__(self, world: World, verifier_folder: Path) -> None:
@@ -54,7 +55,7 @@ class ShapesSuite:
     def features(self, images: Tensor) -> Tensor:
         """The verifier's features, (N, 128)."""
         with torch.no_grad():
-            return self.verifier.features(images.cpu().clamp(-1, 1))
+            return self.verifier.features(images.cpu().nan_to_num(0.0).clamp(-1, 1))
 
     def reference(self) -> dict[str, float]:
         """Pixel statistics of fresh renders; this world's latents are its pixels."""
