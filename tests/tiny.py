@@ -10,19 +10,72 @@ WIDTH = 32  # of denoisers: two heads of 16
 SIDE = 16  # pixels; their autoencoder is the identity on three channels
 
 
-def flow_scheduler(**options):
-    from diffusers import FlowMatchEulerDiscreteScheduler
+STABLE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "trained_betas": None,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "clip_sample": False,
+}
+SOLVER = {  # DPM-Solver of the PixArt and Sana files
+    "_class_name": "DPMSolverMultistepScheduler",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "num_train_timesteps": 1000,
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 2,
+    "solver_type": "midpoint",
+    "lower_order_final": True,
+    "thresholding": False,
+    "timestep_spacing": "linspace",
+    "use_karras_sigmas": False,
+}
+DYNAMIC = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+# scheduler/scheduler_config.json as published, keys that its class ignores included: a twin has its original's, so that what a
+# student must not inherit is there to be inherited. SD 1.5's, SDXL's and Qwen-Image's were compared with public copies of the
+# files; the others are from memory of them.
+PUBLISHED = {
+    "stable-diffusion-v1-5": STABLE | {"_class_name": "PNDMScheduler"},
+    "stable-diffusion-xl-base-1.0": STABLE
+    | {
+        "_class_name": "EulerDiscreteScheduler",
+        "interpolation_type": "linear",
+        "prediction_type": "epsilon",
+        "sample_max_value": 1.0,
+        "timestep_spacing": "leading",
+        "use_karras_sigmas": False,
+    },
+    # The v-predicting fine-tunes of SDXL with zero terminal SNR.
+    "NoobAI-XL-Vpred": STABLE
+    | {
+        "_class_name": "EulerDiscreteScheduler",
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "leading",
+    },
+    "PixArt-Sigma-XL-2-1024-MS": SOLVER | {"prediction_type": "epsilon", "steps_offset": 0},
+    "Sana_1600M_1024px_diffusers": SOLVER | {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
+    "stable-diffusion-3.5-medium": {"shift": 3.0, "num_train_timesteps": 1000},
+    "FLUX.1-dev": DYNAMIC | {"shift": 3.0, "use_dynamic_shifting": True},
+    "Chroma1-HD": DYNAMIC | {"shift": 1.0, "use_dynamic_shifting": False, "use_beta_sigmas": True},
+    "Lumina-Image-2.0": DYNAMIC | {"shift": 6.0, "use_dynamic_shifting": False},
+    "Z-Image": {"shift": 6.0, "use_dynamic_shifting": False},
+    "Qwen-Image": DYNAMIC
+    | {"max_image_seq_len": 8192, "max_shift": 0.9, "shift": 1.0, "shift_terminal": 0.02, "use_dynamic_shifting": True},
+}
 
-    return FlowMatchEulerDiscreteScheduler(**options)
 
+def published_scheduler(name, **changed):
+    """The scheduler of a published model's file, with keys changed."""
+    import diffusers
 
-def vp_scheduler(prediction="epsilon"):
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction, clip_sample=False,
-        timestep_spacing="trailing", set_alpha_to_one=True, steps_offset=1,
-    )  # fmt: skip
+    config = PUBLISHED[name] | changed
+    return getattr(diffusers, config.get("_class_name", "FlowMatchEulerDiscreteScheduler")).from_config(config)
 
 
 def t5(tokenizer, width=WIDTH):
@@ -59,8 +112,8 @@ def sd3(**scheduler):
         pos_embed_max_size=SIDE // 2, qk_norm="rms_norm",
     )  # fmt: skip
     return StableDiffusion3Pipeline(
-        transformer=transformer.eval(), scheduler=flow_scheduler(**scheduler), vae=identity_autoencoder(),
-        text_encoder=build_clip(tokenizer), tokenizer=tokenizer, text_encoder_2=build_clip(tokenizer), tokenizer_2=tokenizer,
+        transformer=transformer.eval(), scheduler=published_scheduler("stable-diffusion-3.5-medium", **scheduler),
+        vae=identity_autoencoder(), text_encoder=build_clip(tokenizer), tokenizer=tokenizer, text_encoder_2=build_clip(tokenizer), tokenizer_2=tokenizer,
         text_encoder_3=t5(tokenizer, 2 * TEXT_WIDTH), tokenizer_3=tokenizer,
     )  # fmt: skip
 
@@ -85,7 +138,7 @@ def halving_autoencoder():
     ).eval()  # fmt: skip
 
 
-def sdxl(prediction="epsilon", zero_uncond=True, halving=False):
+def sdxl(scheduler="stable-diffusion-xl-base-1.0", zero_uncond=True, halving=False):
     from diffusers import StableDiffusionXLPipeline
 
     tokenizer = build_tokenizer()
@@ -93,7 +146,7 @@ def sdxl(prediction="epsilon", zero_uncond=True, halving=False):
         vae=halving_autoencoder() if halving else identity_autoencoder(), text_encoder=None, text_encoder_2=build_clip(tokenizer), tokenizer=None, tokenizer_2=tokenizer,
         unet=unet(TEXT_WIDTH, 4 if halving else 3, addition_embed_type="text_time", addition_time_embed_dim=8,
                   projection_class_embeddings_input_dim=TEXT_WIDTH + 48),
-        scheduler=vp_scheduler(prediction), add_watermarker=False, force_zeros_for_empty_prompt=zero_uncond,
+        scheduler=published_scheduler(scheduler), add_watermarker=False, force_zeros_for_empty_prompt=zero_uncond,
     )  # fmt: skip
 
 
@@ -104,7 +157,7 @@ def sd15():
     tokenizer = build_tokenizer()
     return StableDiffusionPipeline(
         vae=identity_autoencoder(), text_encoder=CLIPTextModel(build_clip(tokenizer).config).eval(), tokenizer=tokenizer,
-        unet=unet(TEXT_WIDTH), scheduler=vp_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        unet=unet(TEXT_WIDTH), scheduler=published_scheduler("stable-diffusion-v1-5"), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
 
@@ -118,7 +171,7 @@ def pixart():
     )  # fmt: skip
     return PixArtSigmaPipeline(
         tokenizer=tokenizer, text_encoder=t5(tokenizer), vae=identity_autoencoder(), transformer=transformer.eval(),
-        scheduler=vp_scheduler(),
+        scheduler=published_scheduler("PixArt-Sigma-XL-2-1024-MS"),
     )  # fmt: skip
 
 
@@ -131,8 +184,8 @@ def lumina2():
         num_kv_heads=1, multiple_of=16, cap_feat_dim=WIDTH, axes_dim_rope=(4, 6, 6), axes_lens=(300, 32, 32),
     )  # fmt: skip
     return Lumina2Pipeline(
-        transformer=transformer.eval(), scheduler=flow_scheduler(shift=6.0), vae=identity_autoencoder(), text_encoder=gemma(tokenizer),
-        tokenizer=tokenizer,
+        transformer=transformer.eval(), scheduler=published_scheduler("Lumina-Image-2.0"), vae=identity_autoencoder(),
+        text_encoder=gemma(tokenizer), tokenizer=tokenizer,
     )  # fmt: skip
 
 
@@ -147,7 +200,7 @@ def z_image():
         axes_lens=[600, 512, 512],
     )  # fmt: skip
     return ZImagePipeline(
-        scheduler=flow_scheduler(shift=3.0), vae=identity_autoencoder(), tokenizer=tokenizer, transformer=transformer.eval(),
+        scheduler=published_scheduler("Z-Image"), vae=identity_autoencoder(), tokenizer=tokenizer, transformer=transformer.eval(),
         text_encoder=Qwen3Model(Qwen3Config(head_dim=16, **decoder_config(tokenizer))).eval(),
     )  # fmt: skip
 
@@ -162,7 +215,7 @@ def flux(guidance=True):
         pooled_projection_dim=TEXT_WIDTH, guidance_embeds=guidance, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
     return FluxPipeline(
-        scheduler=flow_scheduler(use_dynamic_shifting=True), vae=identity_autoencoder(), tokenizer=tokenizer,
+        scheduler=published_scheduler("FLUX.1-dev"), vae=identity_autoencoder(), tokenizer=tokenizer,
         text_encoder=CLIPTextModel(build_clip(tokenizer).config).eval(), text_encoder_2=t5(tokenizer), tokenizer_2=tokenizer,
         transformer=transformer.eval(),
     )  # fmt: skip
@@ -177,7 +230,7 @@ def chroma():
         axes_dims_rope=(4, 6, 6), approximator_num_channels=8, approximator_hidden_dim=16, approximator_layers=1,
     )  # fmt: skip
     return ChromaPipeline(
-        scheduler=flow_scheduler(), vae=identity_autoencoder(), text_encoder=t5(tokenizer), tokenizer=tokenizer,
+        scheduler=published_scheduler("Chroma1-HD"), vae=identity_autoencoder(), text_encoder=t5(tokenizer), tokenizer=tokenizer,
         transformer=transformer.eval(),
     )  # fmt: skip
 
@@ -192,7 +245,7 @@ def sana():
     )  # fmt: skip
     return SanaPipeline(
         tokenizer=tokenizer, text_encoder=gemma(tokenizer), vae=identity_autoencoder(), transformer=transformer.eval(),
-        scheduler=flow_scheduler(shift=3.0),
+        scheduler=published_scheduler("Sana_1600M_1024px_diffusers"),
     )  # fmt: skip
 
 
@@ -212,16 +265,16 @@ def qwen_image():
         axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
     return QwenImagePipeline(
-        scheduler=flow_scheduler(use_dynamic_shifting=True), vae=vae.eval(), text_encoder=encoder.eval(), tokenizer=tokenizer,
+        scheduler=published_scheduler("Qwen-Image"), vae=vae.eval(), text_encoder=encoder.eval(), tokenizer=tokenizer,
         transformer=transformer.eval(),
     )  # fmt: skip
 
 
 TWINS = {
-    "sd3": sd3,
-    "sd3-shift3": lambda: sd3(shift=3.0),
+    "sd3": lambda: sd3(shift=1.0),
+    "sd3-shift3": sd3,
     "sdxl-eps": sdxl,
-    "sdxl-v": lambda: sdxl("v_prediction", zero_uncond=False),
+    "sdxl-v": lambda: sdxl("NoobAI-XL-Vpred", zero_uncond=False),
     "sdxl-kl": lambda: sdxl(halving=True),
     "sd15": sd15,
     "pixart": pixart,

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from ddmd.errors import InputError
 from ddmd.method.student import uniform_grid
 from ddmd.quiet import quiet_libraries
-from ddmd.run.export import SETTINGS, export_comfyui, export_lora, export_student
+from ddmd.run.export import SETTINGS, export_lora, export_student
 from ddmd.run.recipe import ObjectiveSection, OptimSection, Recipe, StudentSection, TrainSection
 from ddmd.teachers.denoisers import load_denoiser
+from ddmd.teachers.denoisers.flow import FlowDenoiser
 from ddmd.teachers.denoisers.packed import pack
 from ddmd.teachers.denoisers.vp import VPDenoiser
 from ddmd.teachers.denoisers.words import too_long
@@ -42,9 +43,10 @@ def open_twin(folder):
     return load_denoiser(folder, RESOLUTION.get(folder.parent.name))
 
 
-def stock(folder, model, monkeypatch, **kwargs):
+def stock(folder, model, monkeypatch, scheduler=None, **kwargs):
     """The plain pipeline's image, with our noise: one generator for all of it, drawn before latents are packed."""
     pipeline, generator = DiffusionPipeline.from_pretrained(folder), torch.Generator().manual_seed(3)
+    pipeline.scheduler = scheduler or pipeline.scheduler
     pipeline.set_progress_bar_config(disable=True)
 
     def renoise(shape, **_):
@@ -79,10 +81,14 @@ def guided(model, alpha):
 
 @pytest.mark.parametrize("alpha", [1.0, 4.0])
 def test_our_sampler_is_the_stock_pipelines(folder, model, monkeypatch, alpha):
-    grid = uniform_grid(4)
-    call = model.stock_call(grid) | (guided(model, alpha) if alpha > 1 else {})
-    if model.family in ("sd3", "sana"):
-        call["sigmas"] = list(grid)  # a teacher's own scheduler runs down to its table's last level
+    """By its own scheduler, as its file is published, where that takes Euler's steps of a flow; else by one that steps as ours."""
+    grid, call = model.teacher_grid(4), model.stock_call(uniform_grid(4)) | (guided(model, alpha) if alpha > 1 else {})
+    followed = isinstance(model, FlowDenoiser) and model.not_followed is None
+    assert followed == (type(model.pipeline.scheduler).__name__ == "FlowMatchEulerDiscreteScheduler")
+    if followed:
+        call.pop("sigmas", None)
+    else:
+        call["scheduler"] = model.student_scheduler(grid, "ode")
     ours = draw(model, grid, "ode", alpha)
     true_norm = torch.norm
     with monkeypatch.context() as patch:
@@ -230,31 +236,3 @@ def test_prompts_that_would_be_cut_are_found(folder):
     cut, limit = too_long(pipeline, [PROMPT, long])
     assert cut == [long]
     assert 0 < limit <= 1024
-
-
-def test_the_adapter_for_comfyui_says_the_same_under_its_keys(folder, tmp_path):
-    """Kohya's keys for a U-Net, which diffusers reads too; diffusers' own for a transformer."""
-    model = open_twin(folder)
-    roles = LoraRoles(model.network, model.call, model.lora_targets, rank=2)
-    z, u = inputs(model, 2)
-    cond = model.encode(["a red circle", "a star"])
-    with torch.no_grad():
-        for parameter in roles.parameters("student"):
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-        student = roles.student(z, u, cond)
-    export_comfyui(tmp_path / "comfy", recipe(model), model, roles, "sde", 7)
-    file = tmp_path / "comfy" / "twin.safetensors"
-    tensors = load_file(file)
-    if model.component == "unet":
-        assert all(key.startswith("lora_unet_") for key in tensors)
-        assert all(tensors[key] == 2 for key in tensors if key.endswith(".alpha"))
-    else:
-        assert all(key.startswith("transformer.") and key.endswith((".lora_A.weight", ".lora_B.weight")) for key in tensors)
-    assert "KSampler" in (tmp_path / "comfy" / "README.md").read_text()
-    if not hasattr(model.pipeline, "load_lora_weights"):
-        return
-    plain = open_twin(folder)
-    plain.pipeline.load_lora_weights(tmp_path / "comfy", weight_name=file.name)
-    with torch.no_grad():
-        loaded = plain.call(plain.network, z, u, cond)
-    torch.testing.assert_close(loaded, student, atol=1e-5, rtol=1e-5)

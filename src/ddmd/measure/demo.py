@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..extras import require
 from ..method.student import uniform_grid, walk
 from ..run.pictures import strips, to_pil
-from ..run.results import Setting
+from ..run.results import Setting, teacher_setting
 from ..teachers.denoisers import Denoiser
 from ..teachers.prompts import to_device
 from ..teachers.sampling import bare, guided, initial_noise
@@ -58,7 +58,7 @@ class Pair:
 
     def settings(self, guidance: float) -> list[tuple[str, Denoiser, Setting]]:
         """The rows: name, model, how it samples."""
-        rows = [("teacher", self.teacher, Setting(uniform_grid(steps), "ode", guidance)) for steps in TEACHER_STEPS]
+        rows = [("teacher", self.teacher, teacher_setting(self.teacher, steps, guidance)) for steps in TEACHER_STEPS]
         fewer = [steps for steps in STUDENT_STEPS if steps < self.own.steps]
         students = [Setting(uniform_grid(steps), self.own.sampler, 1.0) for steps in fewer] + [self.own]
         return rows + [("student", self.student, setting) for setting in students]

@@ -27,7 +27,7 @@ from ..errors import InputError
 from ..files import read_object
 from ..method.batch import Batch, Reals, batch_size, select
 from ..method.distiller import MeanVariance
-from ..run.assembly import build_distiller, build_roles
+from ..run.assembly import build_distiller, build_roles, shifted
 from ..run.recipe import Recipe
 from ..run.setup import SHOWN, training_prompts
 from ..teachers.builtin import load_suite, model_folder
@@ -225,7 +225,7 @@ def open_without_weights(recipe: Recipe, fake: FakeTensorMode) -> Denoiser:
         raise InputError(
             str(folder), f"a pipeline that does not open ({type(error).__name__}: {reason})", "copy the folder again"
         ) from error
-    return as_denoiser(pipeline, folder, recipe.resolution)
+    return shifted(as_denoiser(pipeline, folder, recipe.resolution), recipe)
 
 
 def _part(folder: Path, library: str, name: str, fake: FakeTensorMode) -> Any:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..method.student import uniform_grid
-from ..run.results import Setting
+from ..run.results import Setting, teacher_setting
+from ..teachers.denoisers import Denoiser
 from ..teachers.sampling import bare, sample_images
 from .evaluate import open_model, resolve, student_setting
 
@@ -27,7 +28,7 @@ def draw(
     """
     folder = resolve(model)
     denoiser = open_model(folder)
-    setting = _setting(folder, steps, guidance)
+    setting = _setting(folder, denoiser, steps, guidance)
     images = []
     start = time.perf_counter()
     for i, prompt in enumerate(prompts):
@@ -38,10 +39,10 @@ def draw(
     return f"{model.rstrip('/').split('/')[-1]}\n{setting.steps} steps", torch.cat(images), seconds
 
 
-def _setting(folder: Path, steps: int | None, guidance: float | None) -> Setting:
+def _setting(folder: Path, denoiser: Denoiser, steps: int | None, guidance: float | None) -> Setting:
     own = student_setting(folder)
     if own is None:
-        return Setting(uniform_grid(steps or TEACHER_STEPS), "ode", guidance or TEACHER_GUIDANCE)
+        return teacher_setting(denoiser, steps or TEACHER_STEPS, guidance or TEACHER_GUIDANCE)
     if guidance not in (None, 1.0):
         raise InputError("--guidance", str(guidance), "a distilled student has its guidance inside: leave it at 1")
     return Setting(uniform_grid(steps), own.sampler, 1.0) if steps else own

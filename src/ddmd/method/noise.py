@@ -24,6 +24,11 @@ def shift_level(u: Tensor, shift: float) -> Tensor:
     return shift * u / (1 + (shift - 1) * u)
 
 
+def unshift_level(sigma: Tensor, shift: float) -> Tensor:
+    """The inverse of `shift_level`, which is the shift by its reciprocal."""
+    return shift_level(sigma, 1 / shift)
+
+
 def level_from_tau(tau: Tensor) -> Tensor:
     """The paper's time (0 noise, 1 clean) as a level."""
     return 1 - tau
@@ -139,6 +144,11 @@ class DiffusionPath(NoisePath):
     def __init__(self, alphas_cumprod: Tensor, prediction: Prediction = "eps") -> None:
         super().__init__(prediction)
         self.table = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod.detach().double().cpu()])
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether nothing of the image is left at level 1 (zero terminal SNR)."""
+        return bool(self.table[-1] == 0)
 
     def _place(self, u: Tensor) -> Tensor:
         # Levels such as 0.3 are not exact in binary; 1e-6 of an index keeps 0.3 * 1000 at 300.

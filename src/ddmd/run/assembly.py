@@ -12,13 +12,26 @@ from ..method.adversarial import Adversary, Head
 from ..method.batch import Condition
 from ..method.distiller import Distiller, MeanVariance, Objective, Plan
 from ..method.rng import stream
-from ..teachers.denoisers import Denoiser
+from ..teachers.builtin import model_folder
+from ..teachers.denoisers import Denoiser, load_denoiser
 from ..teachers.eight_bit import eight_bit_adamw
 from ..teachers.roles import CopyRoles, LoraRoles, Roles, in_bfloat16
 from .recipe import Recipe
 
 MakeOptimizer = Callable[[Recipe, float, list[nn.Parameter]], torch.optim.Optimizer]
 """(recipe, learning rate, what it trains)."""
+
+
+def open_denoiser(recipe: Recipe) -> Denoiser:
+    """The recipe's model, at its resolution and its student's time shift. Raises InputError for one that is unusable."""
+    return shifted(load_denoiser(model_folder(recipe.model), recipe.resolution), recipe)
+
+
+def shifted(denoiser: Denoiser, recipe: Recipe) -> Denoiser:
+    """An open model at the time shift of the recipe's student."""
+    if recipe.student.shift is not None:
+        denoiser.set_shift(recipe.student.shift)
+    return denoiser
 
 
 def build_roles(recipe: Recipe, denoiser: Denoiser, trained: Sequence[str] | None = None) -> Roles:

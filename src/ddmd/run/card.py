@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import __version__
 from ..files import read_bytes
-from ..method.student import Sampler
+from ..method.noise import DiffusionPath
+from ..method.student import Sampler, uniform_grid
 from ..teachers.denoisers import Denoiser
+from ..teachers.denoisers.comfyui import naming
 from .recipe import Recipe
 
+FAINTEST = 4.9e-8**0.5  # what ComfyUI takes for the signal of pure noise
 SAMPLERS = {"sde": "each step's clean image is noised afresh (LCM's sampler)", "ode": "Euler's deterministic steps (DDIM in diffusion)"}
 
 
@@ -23,6 +30,7 @@ def model_card(recipe: Recipe, denoiser: Denoiser, sampler: Sampler, cycle: int,
         "teacher": Path(recipe.model).name,
         "steps": len(recipe.grid),
         "levels (1 is noise)": ", ".join(f"{u:g}" for u in recipe.grid),
+        **({"time shift of the levels": f"{denoiser.shift:g}"} if denoiser.shift is not None else {}),
         "sampler": SAMPLERS[sampler],
         "guidance at inference": "none: one pass a step",
         "resolution": f"{denoiser.resolution} pixels",
@@ -54,25 +62,39 @@ def pipeline_usage(call: dict[str, Any]) -> str:
 
 
 def adapter_usage(scheduler: Any, call: dict[str, Any]) -> str:
-    """Plain diffusers code for an adapter on the teacher's own pipeline."""
-    name, config = type(scheduler).__name__, {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
-    changed = {k: v for k, v in config.items() if k in ("original_inference_steps", "shift", "stochastic_sampling", "timestep_spacing")}
+    """Plain diffusers code for an adapter on the teacher's own pipeline, with the student's scheduler in place of the teacher's."""
+    name = type(scheduler).__name__
+    keys = ", ".join(f"{key}={value!r}" for key, value in told(scheduler).items())
     return (
         f"```python\nfrom diffusers import DiffusionPipeline, {name}\n\n"
         'pipeline = DiffusionPipeline.from_pretrained("THE_TEACHER")\n'
-        f"pipeline.scheduler = {name}.from_config(pipeline.scheduler.config, **{changed!r})\n"
+        f"pipeline.scheduler = {name}({keys})\n"
         f'pipeline.load_lora_weights("THIS_FOLDER")\nimage = pipeline("a prompt", **{call!r}).images[0]\n```'
     )
 
 
-def comfyui_usage(steps: int, sampler: Sampler) -> str:
+def told(scheduler: Any) -> dict[str, Any]:
+    """The arguments that make this scheduler: every key of its configuration that differs from its class's own default."""
+    defaults = {key: option.default for key, option in inspect.signature(type(scheduler).__init__).parameters.items()}
+    return {key: value for key, value in scheduler.config.items() if key in defaults and value != defaults[key]}
+
+
+def comfyui_usage(denoiser: Denoiser, grid: Sequence[float], sampler: Sampler) -> str:
     """Settings of ComfyUI's stock nodes."""
-    own = "lcm" if sampler == "sde" else "euler"
+    own, node = "lcm" if sampler == "sde" else "euler", naming(denoiser.family).shift_node
+    model = f"{node}: shift {denoiser.shift:g}. " if node else ""
+    if isinstance(denoiser.path, DiffusionPath) and denoiser.path.prediction == "v":
+        model = f"ModelSamplingDiscrete: sampling `v_prediction`, zsnr `{str(denoiser.path.ends_in_noise).lower()}`. "
+    if tuple(grid) == uniform_grid(len(grid)):
+        steps = f"KSampler: {len(grid)} steps, cfg 1, sampler `{own}`, scheduler `simple`. "
+    else:
+        signal, noise = denoiser.path.coefficients(torch.tensor(list(grid), dtype=torch.float64))
+        sigmas = (noise if denoiser.shift is not None else noise / signal.clamp(min=FAINTEST)).tolist()
+        listed = ", ".join(f"{sigma:.4f}" for sigma in (*sigmas, 0.0))
+        steps = f"SamplerCustom: cfg 1, KSamplerSelect `{own}`, ManualSigmas `{listed}` (no stock scheduler has these steps). "
     return (
         "Load the teacher, put the file into `models/loras` and apply it at strength 1 with a LoRA loader (model only). "
-        f"KSampler: {steps} steps, cfg 1, sampler `{own}`, scheduler `sgm_uniform`; for a flow model set the shift of the levels "
-        "above with its ModelSampling node. The keys follow the kohya (U-Net) and diffusers (transformer) conventions that "
-        "ComfyUI reads; this file was not tried in a running ComfyUI."
+        f"{model}{steps}The keys are those of ComfyUI's own tables for this model; this file was not tried in a running ComfyUI."
     )
 
 

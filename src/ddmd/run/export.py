@@ -13,10 +13,10 @@ from torch import nn
 from ..errors import InputError
 from ..files import folder_atomic, read_object, write_json
 from ..method.student import Sampler
-from ..teachers.builtin import model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
+from ..teachers.denoisers.comfyui import comfyui_tensors
 from ..teachers.roles import STUDENT_ONLY, CopyRoles, LoraRoles, Roles
-from .assembly import build_roles
+from .assembly import build_roles, open_denoiser
 from .card import adapter_usage, comfyui_usage, model_card, pipeline_usage
 from .checkpoint import stored_weights
 from .recipe import Recipe, load_recipe
@@ -61,7 +61,7 @@ def export_student(folder: Path, recipe: Recipe, denoiser: Denoiser, network: nn
         scheduler.save_pretrained(temporary / "scheduler")
         write_json(temporary / INDEX, index | {"scheduler": ["diffusers", type(scheduler).__name__]})
         settings = {
-            "grid": list(recipe.grid), "steps": len(recipe.grid), "sampler": sampler, "guidance": 1.0, "resolution": denoiser.resolution,
+            "grid": list(recipe.grid), "steps": len(recipe.grid), "sampler": sampler, "guidance": 1.0, "shift": denoiser.shift, "resolution": denoiser.resolution,
             "call": call, "recipe": recipe.name, "alpha": recipe.objective.alpha, "cycle": cycle, "teacher": recipe.model,
         }  # fmt: skip
         write_json(temporary / SETTINGS, settings)
@@ -97,15 +97,13 @@ def export_lora(folder: Path, recipe: Recipe, denoiser: Denoiser, roles: LoraRol
 
 
 def export_comfyui(folder: Path, recipe: Recipe, denoiser: Denoiser, roles: LoraRoles, sampler: Sampler, cycle: int) -> None:
-    """Write the student's adapter under the keys that ComfyUI reads: kohya's for a U-Net, diffusers' own for a transformer."""
-    from diffusers.utils import convert_state_dict_to_kohya
+    """Write the student's adapter under the keys that ComfyUI reads, and a card. Raises InputError for a family unknown there."""
     from safetensors.torch import save_file
 
-    named = {f"{denoiser.component}.{key}": value.contiguous() for key, value in _adapter(roles).items()}
-    tensors = convert_state_dict_to_kohya(named) if denoiser.component == "unet" else named
+    tensors = comfyui_tensors(denoiser.family, _adapter(roles))
     with folder_atomic(folder) as temporary:
         save_file(tensors, temporary / f"{recipe.name}.safetensors", {"format": "pt"})
-        card = model_card(recipe, denoiser, sampler, cycle, comfyui_usage(len(recipe.grid), sampler))
+        card = model_card(recipe, denoiser, sampler, cycle, comfyui_usage(denoiser, recipe.grid, sampler))
         (temporary / CARD).write_text(card, encoding="utf-8")
 
 
@@ -122,7 +120,7 @@ def export_run(run: Path, to: str, out: Path) -> Path:
     if to != "diffusers" and recipe.adapters is None:
         raise InputError("--to", f"{to} for a student that is a full copy", "use diffusers, or distil with adapters.rank")
     weights, cycle = stored_weights(run / "checkpoints", recipe.train.export)
-    denoiser = load_denoiser(model_folder(recipe.model), recipe.resolution)
+    denoiser = open_denoiser(recipe)
     roles, sampler = build_roles(recipe, denoiser, STUDENT_ONLY), recipe.student.sampler or denoiser.sampler
     roles.load_state_dict("student", weights)
     if to == "diffusers":

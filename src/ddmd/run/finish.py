@@ -9,11 +9,10 @@ from typing import Any
 from ..files import read_object, write_json
 from ..method.student import uniform_grid
 from ..teachers.builtin import BUILTIN, WEIGHTS, model_folder
-from ..teachers.denoisers import load_denoiser
 from ..teachers.roles import STUDENT_ONLY, LoraRoles, Roles
 from ..teachers.sampling import bare
 from . import checkpoint as ckpt
-from .assembly import build_roles
+from .assembly import build_roles, open_denoiser
 from .export import export_lora, export_student, student_network
 from .report import write_report
 from .results import Setting, results_object, score_row, seconds_per_image, teacher_settings, weights_hash
@@ -48,7 +47,9 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
             )
 
         shipped = shipped_scores(recipe.model, recipe.report.prompts)
-        for name, setting in teacher_settings(recipe.report.teacher_steps, len(recipe.grid), recipe.teacher_guidance).items():
+        for name, setting in teacher_settings(
+            parts.denoiser, recipe.report.teacher_steps, len(recipe.grid), recipe.teacher_guidance
+        ).items():
             known = shipped.get(name, {})
             if known.get("steps") == setting.steps and known.get("guidance") == setting.guidance:
                 scores[name] = {**known, "source": "shipped with the teacher; `ddmd evaluate` measures it again"}
@@ -78,8 +79,8 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
 
 def whole_roles(training: Training) -> Roles:
     """Teacher and student of a sharded run on this process alone, opened again: its own networks answer only all together."""
-    recipe, denoiser = training.recipe, training.parts.denoiser
-    roles = build_roles(recipe, load_denoiser(denoiser.folder, denoiser.resolution), STUDENT_ONLY)
+    recipe = training.recipe
+    roles = build_roles(recipe, open_denoiser(recipe), STUDENT_ONLY)
     roles.wrap(lambda network: network, training.accelerator.device)
     return roles
 

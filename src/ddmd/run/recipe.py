@@ -77,6 +77,7 @@ class StudentSection(Section):
 
     steps: Count = 4
     grid: list[float] | None = None
+    shift: Positive | None = None  # time shift of its levels, in training and drawing (flow models); null is the teacher's own
     sampler: Literal["sde", "ode"] | None = None
     source: Literal["simulate", "data"] = "simulate"
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from ..method.batch import Condition, batch_size, select
-from ..method.student import Sampler, uniform_grid
+from ..method.student import Sampler
 from ..teachers.builtin import Suite
 from ..teachers.cache import Report, silent
 from ..teachers.denoisers import Denoiser
 from ..teachers.identity import files_under
-from ..teachers.sampling import Network, sample_images
+from ..teachers.sampling import Network, sample_images, say_what_is_not_followed
 
 SPEED_IMAGES = 16  # images over which seconds_per_image is measured
 SPEED_REPEATS = 3
@@ -39,12 +39,18 @@ class Setting:
         return len(self.grid)
 
 
-def teacher_settings(steps: int, few: int, guidance: float) -> dict[str, Setting]:
+def teacher_setting(denoiser: Denoiser, steps: int, guidance: float) -> Setting:
+    """The teacher in so many steps of its own scheduler, as far as ddmd follows that (`Denoiser.not_followed`)."""
+    say_what_is_not_followed(denoiser)
+    return Setting(denoiser.teacher_grid(steps), denoiser.teacher_sampler, guidance)
+
+
+def teacher_settings(denoiser: Denoiser, steps: int, few: int, guidance: float) -> dict[str, Setting]:
     """The teacher's rows: many steps with and without guidance, and as few steps as the student."""
     return {
-        "teacher": Setting(uniform_grid(steps), "ode", guidance),
-        "teacher-no-cfg": Setting(uniform_grid(steps), "ode", 1.0),
-        "teacher-few-step": Setting(uniform_grid(few), "ode", guidance),
+        "teacher": teacher_setting(denoiser, steps, guidance),
+        "teacher-no-cfg": teacher_setting(denoiser, steps, 1.0),
+        "teacher-few-step": teacher_setting(denoiser, few, guidance),
     }
 
 

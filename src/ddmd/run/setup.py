@@ -17,15 +17,15 @@ from ..method.distiller import Distiller, MeanVariance
 from ..method.objective import calibrate_mean_variance
 from ..method.rng import stream, stream_seed
 from ..method.student import Sampler
-from ..teachers.builtin import Suite, load_suite, model_folder
-from ..teachers.denoisers import Denoiser, load_denoiser
+from ..teachers.builtin import Suite, load_suite
+from ..teachers.denoisers import Denoiser
 from ..teachers.guidance_check import check_guidance
 from ..teachers.prompt_files import read_prompts
 from ..teachers.prompts import Encoded, HeldLatents, Latents, PromptTable, RealTable, encode_all, encoded_prompts
 from ..teachers.reals import LatentCache, kept_teacher_latents
 from ..teachers.roles import Roles
 from ..teachers.sharding import placed_like, shard
-from .assembly import build_distiller, build_roles
+from .assembly import build_distiller, build_roles, open_denoiser
 from .checkpoint import Tensors, pack_optimizer, unpack_optimizer
 from .recipe import Recipe
 
@@ -113,7 +113,7 @@ def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, to
     """Load the model and build the run's parts on the accelerator's device. Raises InputError for anything unusable."""
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
     torch.manual_seed(stream_seed(recipe.seed, "initial weights"))
-    denoiser = load_denoiser(model_folder(recipe.model), recipe.resolution)
+    denoiser = open_denoiser(recipe)
     denoiser.move(device)
     suite = load_suite(recipe.suite) if recipe.suite else None
     train = recipe.train

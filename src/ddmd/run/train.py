@@ -276,7 +276,7 @@ class Training:
         """The teacher's own images of the prompts in the sample grids, and what the alarms compare with."""
         parts, recipe = self.parts, self.recipe
         suite = parts.suite
-        settings = teacher_settings(recipe.report.teacher_steps, len(recipe.grid), recipe.teacher_guidance)
+        settings = teacher_settings(parts.denoiser, recipe.report.teacher_steps, len(recipe.grid), recipe.teacher_guidance)
         self.teacher_images = {
             f"{name.removesuffix('-few-step')} {s.steps}": sample_images(
                 parts.denoiser, parts.roles.teacher, parts.watched.shown, s.grid, s.sampler, s.guidance, recipe.seed

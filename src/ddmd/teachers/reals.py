@@ -20,13 +20,12 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import read_object, write_atomic, write_json
 from ..method.batch import Condition
-from ..method.student import uniform_grid
 from .builtin import cache_folder
 from .cache import OPEN, Report, checksum, fingerprint, is_whole, silent
 from .denoisers.base import Denoiser
 from .pictures import Picture, read_picture
 from .prompts import Encoded, encode_all
-from .sampling import Network, bare, sample_latents
+from .sampling import Network, bare, sample_latents, say_what_is_not_followed
 from .sharding import everywhere
 
 SHARD = 64  # latents
@@ -87,7 +86,9 @@ def cache_pictures(denoiser: Denoiser, pictures: Sequence[Picture], folder: Path
 
 def cache_samples(denoiser: Denoiser, prompts: Sequence[str], folder: Path, steps: int, alpha: float, seed: int, report: Report) -> Path:
     """Draw the teacher's own pictures of prompts into a cache; a killed call goes on where it was, with the same teacher alone."""
-    source = [f"{steps} steps, guidance {alpha}, seed {seed}, teacher {fingerprint(denoiser, ('',))}", *prompts]
+    walk = ", ".join(str(sigma) for sigma in denoiser.teacher_noise(steps))
+    teacher = f"teacher {fingerprint(denoiser, ('',))}"
+    source = [f"{steps} steps ({denoiser.teacher_sampler}: {walk}), guidance {alpha}, seed {seed}, {teacher}", *prompts]
 
     def make(start: int) -> Tensor:
         block = encode_all(denoiser, prompts[start : start + SHARD])
@@ -99,8 +100,9 @@ def cache_samples(denoiser: Denoiser, prompts: Sequence[str], folder: Path, step
 def teacher_latents(
     denoiser: Denoiser, teacher: Network, cond: Condition, steps: int, alpha: float, seed: int, report: Report = silent
 ) -> Tensor:
-    """The teacher's own latents (N, ...) of N encoded prompts, by many steps of its deterministic sampler."""
-    return sample_latents(denoiser, teacher, cond, uniform_grid(steps), "ode", alpha, seed, report)
+    """The teacher's own latents (N, ...) of N encoded prompts, by many steps of its own sampler."""
+    say_what_is_not_followed(denoiser)
+    return sample_latents(denoiser, teacher, cond, denoiser.teacher_grid(steps), denoiser.teacher_sampler, alpha, seed, report)
 
 
 def kept_teacher_latents(
@@ -109,7 +111,8 @@ def kept_teacher_latents(
     """`teacher_latents` of the first prompts of a table, from noise that is always the same, as real data are; kept on disk, since they
     are costly, and taken from there by every later run (and resumed one) of the same weights, precision, prompts and settings."""
     precision = str(next(denoiser.network.parameters()).dtype)
-    identity = json.dumps([fingerprint(denoiser, ("",)), denoiser.shape, precision, list(prompts), steps, alpha])
+    walk = [denoiser.teacher_sampler, *denoiser.teacher_noise(steps)]
+    identity = json.dumps([fingerprint(denoiser, ("",)), denoiser.shape, precision, list(prompts), steps, alpha, walk])
     path = cache_folder() / "teacher-samples" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
     if everywhere(is_whole(path)):
         with safe_open(path, "pt") as file:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,19 @@ def guided(denoiser: Denoiser, network: Network, cond: Condition, alpha: float) 
         return classifier_free_guidance(conditional, unconditional, alpha)
 
     return predict
+
+
+@cache
+def _say(text: str) -> None:
+    """Once a process, on the first of several."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        logging.getLogger("ddmd").warning(text)
+
+
+def say_what_is_not_followed(denoiser: Denoiser) -> None:
+    """One line where the teacher's own scheduler would sample it otherwise than ddmd does."""
+    if denoiser.not_followed:
+        _say(f"ddmd: {denoiser.not_followed}")
 
 
 def initial_noise(denoiser: Denoiser, n: int, generator: torch.Generator) -> Tensor:

@@ -71,7 +71,7 @@ def evaluate(
         hashes[model] = weights_hash(folder)
         cond = encode_all(denoiser, prompts)
         own = student_setting(folder)
-        rows = {"student": own} if own else teacher_settings(teacher_steps, few, guidance)
+        rows = {"student": own} if own else teacher_settings(denoiser, teacher_steps, few, guidance)
         for name, setting in rows.items():
             label = name if name not in scores else f"{name} ({Path(model).name})"
 

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import InputError
 from ...files import write_json
 from ...images import picture_files
-from ...run.results import results_object
+from ...run.results import results_object, teacher_setting
 from ...teachers.pictures import PICTURES
 from . import open_model, resolve, student_setting
 from .artists import DenoiserArtist
@@ -167,9 +167,9 @@ def open_artist(model: str, label: str, wish: Wish) -> Artist:
     if (kind := parse(model)) is not None:
         return open_comparator(*kind, wish.base)
     folder = resolve(model)
-    setting = student_setting(folder) or wish.setting
-    assert setting is not None, "a wish has a teacher's setting"
-    return DenoiserArtist(label, folder, open_model(folder), setting)
+    denoiser, own, asked = open_model(folder), student_setting(folder), wish.setting
+    assert asked is not None, "a wish has a teacher's setting"
+    return DenoiserArtist(label, folder, denoiser, own or teacher_setting(denoiser, asked.steps, asked.guidance))
 
 
 def _place(wish: Wish, label: str, part: Part) -> Path:

@@ -15,7 +15,7 @@ from ...files import write_atomic
 from ...method.rng import stream
 from ...run import checkpoint as ckpt
 from ...run.pictures import png_bytes, strips
-from ...run.results import teacher_settings
+from ...run.results import teacher_setting
 from ...run.train import Training
 from ...teachers.identity import model_identity
 from ...teachers.prompts import to_device
@@ -70,7 +70,7 @@ def match_moments(images: Tensor, reference: Tensor) -> Tensor:
 def teacher_pictures(training: Training, prompts: Sequence[str]) -> Tensor:
     """The teacher's pictures of the first prompts from the students' noise; made once for all runs that lie beside this one."""
     recipe, parts, asked = training.recipe, training.parts, list(prompts[:COMPARED])
-    setting = teacher_settings(recipe.report.teacher_steps, 1, recipe.teacher_guidance)["teacher"]
+    setting = teacher_setting(parts.denoiser, recipe.report.teacher_steps, recipe.teacher_guidance)
     identity = json.dumps([model_identity(parts.denoiser.folder), recipe.resolution, recipe.seed, setting.steps, setting.guidance, asked])
     kept = training.folder.parent / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.safetensors"
     if kept.is_file():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...method.batch import Condition, select
 from ...method.noise import NoisePath
-from ...method.student import Sampler
+from ...method.student import Sampler, uniform_grid
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -32,7 +32,7 @@ class Denoiser(ABC):
     sampler: ClassVar[Sampler] = "sde"  # the few-step sampler that the family's students use by default
 
     folder: Path  # where it was opened; a student's export takes its other parts from there
-    path: NoisePath  # the noise path that the network was trained on
+    path: NoisePath  # the noise path that the network was trained on, at the time shift of the student's levels
 
     def __init__(self, pipeline: DiffusionPipeline, resolution: int | None = None) -> None:
         """Raises InputError for a resolution, in pixels, that the pipeline's latents cannot hold."""
@@ -117,6 +117,37 @@ class Denoiser(ABC):
         encoded = vae.encode(images.to(vae.device, vae.dtype), return_dict=False)[0]
         latents = encoded if isinstance(encoded, Tensor) else encoded.mode()
         return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
+
+    @property
+    def shift(self) -> float | None:
+        """The time shift between levels and noise; None for a family without one."""
+        return None
+
+    def set_shift(self, shift: float) -> None:
+        """Give the levels, and so the student's grid, re-noising and export, a time shift of their own.
+
+        Raises InputError for a family without one.
+        """
+        raise InputError("student.shift", f"{shift:g}", f"a {self.family} model has no time shift: leave it out")
+
+    def teacher_grid(self, steps: int) -> tuple[float, ...]:
+        """Levels at which the teacher itself is sampled: its own scheduler's, where it has such a grid."""
+        return uniform_grid(steps)
+
+    def teacher_noise(self, steps: int) -> list[float]:
+        """How much noise, to six digits, there is at the levels of `teacher_grid`: the same walk at any shift of the levels."""
+        levels = torch.tensor(self.teacher_grid(steps), dtype=torch.float64)
+        return [round(noise, 6) for noise in self.path.coefficients(levels)[1].tolist()]
+
+    @property
+    def teacher_sampler(self) -> Sampler:
+        """How the teacher itself is sampled between them."""
+        return "ode"
+
+    @property
+    def not_followed(self) -> str | None:
+        """In words, what the teacher's own scheduler does that its sampling here does not; None if they agree."""
+        return None
 
     @abstractmethod
     def student_scheduler(self, grid: Sequence[float], sampler: Sampler) -> Any:

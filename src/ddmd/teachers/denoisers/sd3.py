@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...method.batch import Condition
-from ...method.student import Sampler, uniform_grid
+from ...method.student import uniform_grid
 from .flow import FlowDenoiser
 from .words import check_words
 
@@ -44,12 +44,9 @@ class SD3(FlowDenoiser):
         )
         return {"embeds": embeds, "pooled": pooled}
 
-    def student_scheduler(self, grid: Sequence[float], sampler: Sampler) -> Any:
-        scheduler = super().student_scheduler(grid, sampler)
-        if self._ends_at_last_level(grid):
-            # An unshifted grid of N equal steps is the table's own, stretched to end at 1/N.
-            scheduler.register_to_config(shift_terminal=grid[-1])
-        return scheduler
+    def _grid_keys(self, grid: Sequence[float]) -> dict[str, Any]:
+        # An unshifted grid of N equal steps is the table's own, stretched to end at 1/N.
+        return {"shift_terminal": grid[-1]} if self._ends_at_last_level(grid) else {}
 
     def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:
         call = super().stock_call(grid)
