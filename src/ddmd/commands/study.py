@@ -34,7 +34,9 @@ def study_new(
     """Make a study from folders of images: ddmd study new STUDY --images A=DIR B=DIR --prompts FILE."""
     from typing import cast
 
-    from ..measure.study.plan import Kind, Wish, new_study
+    from ..measure.study.blinding import giveaways
+    from ..measure.study.plan import Kind, Wish, find_images, new_study
+    from ..teachers.prompt_files import read_prompts
 
     found: dict[str, Path] = {}
     for text in [*(images or []), *(more or [])]:
@@ -47,6 +49,13 @@ def study_new(
     wish = Wish(cast(Kind, kind), n, seed, annotators, judges, checks, repeats, reason)
     with Screen() as screen:
         plan = new_study(folder, found, prompts, wish, lambda done, total: screen.count("copying images", done, total))
+    texts = read_prompts(prompts)
+    notes = giveaways({model: find_images(source, texts) for model, source in found.items()})
+    idle = sum(not hand for hand in plan.annotators.values())
+    if idle:
+        notes.append(f"{idle} of {len(plan.annotators)} annotators have nothing to judge: there are fewer items")
+    for note in notes:
+        print(f"note: {note}")
     print(f"{folder}: {len(plan.items)} items, {len(plan.annotators)} annotators. Next:  ddmd study serve {folder}")
 
 
@@ -85,4 +94,7 @@ def study_report(
         kind, rankings, checks, repeats = read_study(folder)
     found = find(kind, rankings)
     found.checks, found.repeats = checks, repeats
-    print(write_report(out or folder / "report", found, rankings))
+    place = out or folder / "report"
+    if votes is not None and votes.resolve().parent == place.resolve():
+        raise InputError("--out", f"{place}, where --csv lies, too", "give another folder")
+    print(write_report(place, found, rankings))

@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 pytest.importorskip("starlette")
@@ -34,10 +35,26 @@ def test_new_vote_report(tmp_path, sources):
     told = run("report", folder)
     assert told.exit_code == 0, told.output
     text = (folder / "report" / "report.md").read_text()
-    assert "| secret-beta | 1.000 | 1.000 to 1.000 | 100.0 | 0.0 | 0.0 |" in text and "alpha 1.000" in text
+    assert "| secret-beta | 1.000 | - | 100.0 | 0.0 | 0.0 |" in text and "alpha 1.000" in text  # three items: no interval
+    assert not any(token in path.read_text() for path in (folder / "report").iterdir() for token in plan.annotators)
     elsewhere = run("report", tmp_path, "--csv", folder / "report" / "votes.csv", "--out", tmp_path / "again")
     assert elsewhere.exit_code == 0, elsewhere.output
     assert (tmp_path / "again" / "ranks.csv").read_text() == (folder / "report" / "ranks.csv").read_text()
+    onto_itself = run("report", tmp_path, "--csv", folder / "report" / "votes.csv", "--out", folder / "report")
+    assert isinstance(onto_itself.exception, InputError) and "--csv lies" in str(onto_itself.exception)
+
+
+def test_new_notes_what_it_cannot_hide(tmp_path, sources):
+    images, prompts = sources
+    first, second, _ = images.values()
+    Image.new("RGB", (32, 16)).save(first / "2.png")
+    Image.new("RGB", (65, 64)).save(second / "1.jpg")
+    (second / "1.png").unlink()
+    pairs = [f"{name}={folder}" for name, folder in images.items()]
+    told = run("new", tmp_path / "s", "--images", *pairs, "--prompts", prompts, "--annotators", 6).output
+    assert "pictures of 1 of 4 prompts differ in size (secret-alpha 32 x 16, secret-beta 66 x 64" in told
+    assert "unlike formats (secret-alpha PNG, secret-beta JPEG and PNG, secret-gamma PNG)" in told
+    assert "2 of 6 annotators have nothing to judge" in told
 
 
 @pytest.mark.parametrize(

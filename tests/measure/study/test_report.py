@@ -52,6 +52,57 @@ def test_agreement_is_one_when_all_agree_and_low_when_none_do():
     assert agreement(same[:1], ["x", "y", "z"]) is None
 
 
+@pytest.mark.parametrize(
+    ("rankings", "comparisons", "enough"),
+    [
+        ([Ranking("i", "a", ("x", "y"))], 1, 6),
+        ([Ranking("i", f"a{k}", ("x", "y") if k % 2 else ("y", "x")) for k in range(5)], 1, 6),
+        ([Ranking(f"i{k}", "a", ("x", "y", "z")) for k in range(6)], 3, 7),
+    ],
+)
+def test_too_few_answers_are_called_so(tmp_path, rankings, comparisons, enough):
+    found = find("ranking", rankings)
+    text = write_report(tmp_path, found, rankings).with_suffix(".md").read_text()
+    assert f"fewer than {enough} (" in text and "Too few answers" in text
+    assert comparisons * 2 * 0.5**enough <= 0.05 < comparisons * 2 * 0.5 ** (enough - 1)
+    for row in found.wins.values():
+        low, high = row["interval"]
+        assert low <= row["share"] <= high and high - low > 0.4  # never "1.000 to 1.000" from a handful
+    assert all(row["interval"] is None for row in found.ranks.values())
+
+
+def test_an_interval_is_exact_where_drawing_items_says_nothing():
+    unanimous = find("ranking", [Ranking(f"i{k}", "a", ("x", "y")) for k in range(40)])
+    low, high = unanimous.wins["x over y"]["interval"]
+    assert low == pytest.approx(0.025 ** (1 / 40)) and high == 1 and unanimous.ranks["x"]["interval"] is None
+    assert unanimous.wins["x over y"]["p"] == pytest.approx(2 * 0.5**40)
+    verdicts = [Ranking("x against y", f"a{k}", ("x", "y") if k < 9 else ("y", "x")) for k in range(15)]
+    low, high = find("sidebyside", verdicts).wins["x over y"]["interval"]  # one item, fifteen judges
+    assert (low, high) == (pytest.approx(0.3229, abs=1e-4), pytest.approx(0.8366, abs=1e-4))
+
+
+def test_enough_answers_are_not_called_too_few(rankings, tmp_path):
+    page = write_report(tmp_path, find("ranking", rankings), rankings).read_text()
+    assert "Too few" not in page and "No interval" not in page
+
+
+def test_a_report_replaces_nothing_but_a_report(rankings, tmp_path):
+    found = find("ranking", rankings)
+    (tmp_path / "votes.csv").write_text("mine")
+    with pytest.raises(InputError, match=r"votes\.csv, which no report wrote"):
+        write_report(tmp_path, found, rankings)
+    with pytest.raises(InputError, match="a file"):
+        write_report(tmp_path / "votes.csv", found, rankings)
+    assert (tmp_path / "votes.csv").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+    write_report(tmp_path / "new", found, rankings)
+    write_report(tmp_path / "new", found, rankings)
+
+
+def test_a_models_name_is_no_formula(tmp_path):
+    odd = [Ranking("i", "a", ("$x_{", "y$"))]
+    write_report(tmp_path, find("ranking", odd), odd)
+
+
 def test_model_level_preference_of_table_5():
     votes = [Ranking(f"{other} against 4", f"a{j}", ("4", other), f"clearer {j}") for other in "123" for j in range(15)]
     found = find("sidebyside", votes, ["1", "2", "3", "4"])
@@ -111,3 +162,5 @@ def test_a_csv_without_the_columns_and_a_study_without_votes(tmp_path):
         read_csv(path)
     with pytest.raises(InputError, match="votes: found none"):
         find("ranking", [])
+    with pytest.raises(InputError, match="compares two models"):
+        find("ranking", [Ranking("i", "a", ("x",))])

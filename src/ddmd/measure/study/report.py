@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,7 +23,10 @@ from .plan import Key, Plan
 from .votes import NAME, Vote, Votes
 
 BOOTSTRAP = 2000
+FEWEST = 10  # items from which drawing them anew says something about chance
+LEVEL = 0.05  # of a test; what cannot fall below it is called too few
 PRIOR = 0.01  # choix's regularisation: keeps strengths finite where a model never loses
+WRITTEN = ("findings.json", "votes.csv", "ranks.csv", "wins.csv", "tests.csv", "strengths.csv", "report.md", "report.html")
 COLUMNS = ("item", "annotator", "model", "rank", "reason")
 
 
@@ -123,6 +127,8 @@ def find(kind: str, rankings: Sequence[Ranking], models: Sequence[str] | None = 
     if not rankings:
         raise InputError("votes", "none", "let somebody vote first")
     names = list(models or sorted({model for ranking in rankings for model in ranking.models}))
+    if all(len(ranking.models) < 2 for ranking in rankings):
+        raise InputError("votes", "no answer that compares two models", "give the ranks of all models of an item")
     found = Findings(kind, names, len(rankings), len({ranking.annotator for ranking in rankings}))
     if kind == "ranking":
         found.ranks = rank_table(rankings, names)
@@ -136,7 +142,7 @@ def find(kind: str, rankings: Sequence[Ranking], models: Sequence[str] | None = 
 
 
 def rank_table(rankings: Sequence[Ranking], models: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Average rank with its 95 % bootstrap interval over items, and the share of each place (Table 3)."""
+    """Average rank with its 95 % bootstrap interval over items (None: cannot be said), and the share of each place (Table 3)."""
     table = {}
     for model in models:
         places = [(r.item, r.models.index(model) + 1) for r in rankings if model in r.models]
@@ -153,7 +159,10 @@ def rank_table(rankings: Sequence[Ranking], models: Sequence[str]) -> dict[str, 
 
 
 def win_table(rankings: Sequence[Ranking], models: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How often one model is placed before another (Tables 4 and 5): counts, share, exact two-sided binomial test, Holm over pairs."""
+    """How often one model is placed before another (Tables 4 and 5): counts, share, exact two-sided binomial test, Holm over pairs.
+
+    The interval of a share is `bootstrap`'s; where that says nothing, the exact binomial one (Clopper and Pearson).
+    """
     from scipy.stats import binomtest
     from statsmodels.stats.multitest import multipletests
 
@@ -165,20 +174,27 @@ def win_table(rankings: Sequence[Ranking], models: Sequence[str]) -> dict[str, d
         wins, n = int(sum(won for _, won in outcomes)), len(outcomes)
         test = binomtest(wins, n)
         table[f"{a} over {b}"] = {
-            "first": a, "second": b, "wins": wins, "n": n, "share": wins / n, "interval": bootstrap(outcomes), "p": test.pvalue,
+            "first": a, "second": b, "wins": wins, "n": n, "share": wins / n, "interval": bootstrap(outcomes), "p": float(test.pvalue),
         }  # fmt: skip
+        if table[f"{a} over {b}"]["interval"] is None:
+            table[f"{a} over {b}"]["interval"] = [float(end) for end in test.proportion_ci(0.95, "exact")]
     corrected = multipletests([row["p"] for row in table.values()], method="holm")[1]
     for row, p in zip(table.values(), corrected):
         row["p_holm"] = float(p)
     return table
 
 
-def bootstrap(values: Sequence[tuple[str, float]]) -> list[float]:
-    """95 % interval of the mean, by drawing items with all their votes."""
+def bootstrap(values: Sequence[tuple[str, float]]) -> list[float] | None:
+    """95 % interval of the mean, by drawing items with all their votes.
+
+    None for fewer than FEWEST items and for items that are all alike: the interval would have no width, however few they are.
+    """
     groups: dict[str, list[float]] = defaultdict(list)
     for item, value in values:
         groups[item].append(value)
     sums, sizes = np.array([sum(g) for g in groups.values()]), np.array([len(g) for g in groups.values()])
+    if len(sums) < FEWEST or np.ptp(sums / sizes) == 0:
+        return None
     pick = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAP, len(sums)))
     return np.quantile(sums[pick].sum(1) / sizes[pick].sum(1), [0.025, 0.975]).tolist()
 
@@ -216,7 +232,15 @@ def agreement(rankings: Sequence[Ranking], models: Sequence[str]) -> float | Non
 
 
 def write_report(folder: Path, found: Findings, rankings: Sequence[Ranking]) -> Path:
-    """Write findings.json, votes.csv, ranks.csv, wins.csv, report.md and report.html into a folder; returns the page."""
+    """Write findings.json, votes.csv, ranks.csv, wins.csv, report.md and report.html into a folder; returns the page.
+
+    Raises InputError rather than replace a file that no report wrote.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(str(folder), "a file", "give a folder")
+    theirs = [name for name in WRITTEN if (folder / name).exists()]
+    if theirs and not (folder / WRITTEN[0]).is_file():
+        raise InputError(str(folder), f"{theirs[0]}, which no report wrote", "give another folder")
     write_json(folder / "findings.json", asdict(found))
     votes = [(r.item, r.annotator, model, rank, r.reason) for r in rankings for rank, model in enumerate(r.models, 1)]
     write_atomic(folder / "votes.csv", _csv([COLUMNS, *votes]))
@@ -234,8 +258,8 @@ def tables_of(found: Findings) -> dict[str, list[list[str]]]:
         longest = len(next(iter(found.ranks.values()))["shares"])
         rows = [["model", "average rank", "95 %", *(f"{_ordinal(place)}, %" for place in range(1, longest + 1))]]
         for model, row in found.ranks.items():
-            low, high = row["interval"]
-            rows.append([model, f"{row['average']:.3f}", f"{low:.3f} to {high:.3f}", *(f"{100 * share:.1f}" for share in row["shares"])])
+            interval = "{:.3f} to {:.3f}".format(*row["interval"]) if row["interval"] else "-"
+            rows.append([model, f"{row['average']:.3f}", interval, *(f"{100 * share:.1f}" for share in row["shares"])])
         tables["ranks"] = rows
     rows = [["model", *(f"beats {model}, %" for model in found.models)]]
     share = {(row["first"], row["second"]): row["share"] for row in found.wins.values()}
@@ -275,8 +299,23 @@ def _facts(found: Findings) -> list[str]:
         facts.append(
             f"Shown twice to the same annotator: {found.repeats['n']:.0f}; same order in {100 * found.repeats['same_order']:.0f} %."
         )
+    facts += _too_few(found)
     facts.append("Intervals draw items with all their votes; tests take votes as independent.")
+    if any(row["interval"] is None for row in found.ranks.values()):
+        facts.append(f"No interval of an average rank (-) for fewer than {FEWEST} items, or where all answers are alike.")
     return facts
+
+
+def _too_few(found: Findings) -> list[str]:
+    """Says where no answers whatever could have come out clear."""
+    comparisons = len(found.wins)
+    enough = math.ceil(math.log2(2 * comparisons / LEVEL))  # unanimous answers: p is 2 ** (1 - n), by Holm times the comparisons
+    short = {name: row["n"] for name, row in found.wins.items() if row["n"] < enough}
+    if not short:
+        return []
+    name, n = min(short.items(), key=lambda pair: pair[1])
+    which = f"{len(short)} of {comparisons} comparisons have" if comparisons > 1 else "The comparison has"
+    return [f"Too few answers: {which} fewer than {enough} ({name}: {n}). Even if all agreed, p (Holm) would not fall below {LEVEL}."]
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:
@@ -300,7 +339,7 @@ def _page(found: Findings, tables: dict[str, list[list[str]]]) -> str:
     body.append(inline_image(plot(found), "Shares of ranks and preferences", "image/svg+xml"))
     body += [f"<h2>{e(TITLES[name])}</h2>{html_table(rows)}" for name, rows in tables.items()]
     for model, reasons in found.reasons.items():
-        body.append(f"<h2>Why {e(model)}</h2><ul>" + "".join(f"<li>{e(reason)}</li>" for reason in reasons) + "</ul>")
+        body.append(f"<h2>Why {e(model)}</h2><ul>" + "".join(f"<li dir=auto>{e(reason)}</li>" for reason in reasons) + "</ul>")
     return page("Study", body)
 
 
@@ -319,25 +358,34 @@ def plot(found: Findings) -> bytes:
         for place in range(len(next(iter(found.ranks.values()))["shares"])):
             shares = np.array([100 * row["shares"][place] for row in found.ranks.values()])
             axes[0][0].barh(
-                list(found.ranks), shares, left=left, label=_ordinal(place + 1), color=plt.get_cmap("Blues_r")(0.15 + 0.3 * place)
+                [_plain(model) for model in found.ranks],
+                shares,
+                left=left,
+                label=_ordinal(place + 1),
+                color=plt.get_cmap("Blues_r")(0.15 + 0.3 * place),
             )
             left += shares
         axes[0][0].set(xlabel="share of ranks, %", xlim=(0, 100))
         axes[0][0].invert_yaxis()
         axes[0][0].legend(ncols=len(found.models), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     axis = axes[0][-1]
-    for i, (name, row) in enumerate(found.wins.items()):
+    for i, row in enumerate(found.wins.values()):
         low, high = row["interval"]
         axis.plot([100 * low, 100 * high], [i, i], color="#1f6feb", lw=2)
-        axis.plot(100 * row["share"], i, "o", color="#1f6feb", label=name)
+        axis.plot(100 * row["share"], i, "o", color="#1f6feb")
     axis.axvline(50, color="#999", lw=1)
     axis.set(yticks=range(len(found.wins)), xlabel="preferred, %, with 95 %", xlim=(0, 100), ylim=(len(found.wins) - 0.5, -0.5))
-    axis.set_yticklabels(list(found.wins))
+    axis.set_yticklabels([_plain(name) for name in found.wins])
     figure.tight_layout()
     out = io.BytesIO()
     figure.savefig(out, format="svg")
     plt.close(figure)
     return out.getvalue()
+
+
+def _plain(name: str) -> str:
+    """A name that matplotlib does not read as a formula."""
+    return name.replace("$", r"\$")
 
 
 def load_findings(folder: Path) -> dict[str, Any]:
