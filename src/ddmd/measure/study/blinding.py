@@ -26,7 +26,7 @@ def giveaways(sources: Mapping[str, Sequence[Path]]) -> list[str]:
     unlike = [row for row in rows if len(set(row)) > 1]
     if unlike:
         first = ", ".join(f"{m} {w} x {h}" for m, (w, h) in zip(sizes, unlike[0]))
-        lines.append(f"pictures of {len(unlike)} prompts differ in size ({first}): who sees them can tell the models apart")
+        lines.append(f"pictures of {len(unlike)} of {len(rows)} prompts differ in size ({first}): that tells models apart")
     if len({frozenset(found) for found in formats.values()}) > 1:
         kinds = ", ".join(f"{model} {' and '.join(sorted(found))}" for model, found in formats.items())
         lines.append(f"pictures come in unlike formats ({kinds}): traces of compression tell them apart")
