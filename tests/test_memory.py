@@ -46,5 +46,5 @@ def test_damage_is_named(folder, tmp_path):
         estimate(recipe(tmp_path))
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "x.safetensors").write_bytes(b"12")
-    with pytest.raises(InputError, match="not a safetensors file"):
+    with pytest.raises(InputError, match="a damaged file"):
         tensor_shapes(tmp_path / "unet")

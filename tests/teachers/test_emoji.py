@@ -237,7 +237,7 @@ def test_training_that_starts_from_a_pipeline_keeps_its_autoencoder(tmp_path):
     again = make._autoencoder(coarse_world(), tmp_path / "out", 0, None, never)
     for network in (kept, again):
         assert all(torch.equal(value, network.state_dict()[name]) for name, value in old.state_dict().items())
-    with pytest.raises(InputError, match="no autoencoder that opens"):
+    with pytest.raises(InputError, match="vae: found no such folder"):
         make._autoencoder(coarse_world(), tmp_path / "other", 0, tmp_path / "nowhere", never)
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..errors import InputError
 from ..run.recipe import Recipe
 from ..teachers.builtin import model_folder
 from ..teachers.denoisers import family_of
+from ..teachers.denoisers.parts import tensor_shapes
 
 FLOAT, ADAM = 4, 8  # bytes a parameter: one float32; AdamW's two moments
 
@@ -73,29 +70,6 @@ def _savings(recipe: Recipe) -> list[str]:
         f"optim.gradient_accumulation={recipe.train.batch}": optim.gradient_accumulation < recipe.train.batch,
     }
     return [key for key, open_to in found.items() if open_to]
-
-
-def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors in a component's safetensors files, from their headers alone."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    files = sorted(folder.glob("*.safetensors"))
-    # A folder may hold the same weights again in half precision.
-    for file in [f for f in files if ".fp16." not in f.name] or files:
-        shapes |= _header_shapes(file)
-    return shapes
-
-
-def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with open(file, "rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            if length > file.stat().st_size:
-                raise ValueError("a header longer than the file")
-            header = json.loads(handle.read(length))
-        named = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-        return {name: tuple(int(side) for side in shape) for name, shape in named.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
-        raise InputError(str(file), "not a safetensors file", "copy the folder again") from error
 
 
 def _is_target(name: str, shape: tuple[int, ...], targets: tuple[str, ...]) -> bool:

@@ -31,7 +31,8 @@ from ..run.assembly import build_distiller, build_roles, shifted
 from ..run.recipe import Recipe
 from ..run.setup import SHOWN, training_prompts
 from ..teachers.builtin import load_suite, model_folder
-from ..teachers.denoisers import Denoiser, as_denoiser, family_of
+from ..teachers.denoisers import Denoiser, as_denoiser, family_of, read_index
+from ..teachers.denoisers.parts import check_files
 from ..teachers.prompts import encode_all
 from ..teachers.sampling import at_once, guided
 
@@ -211,15 +212,14 @@ def open_without_weights(recipe: Recipe, fake: FakeTensorMode) -> Denoiser:
 
     folder = model_folder(recipe.model)
     family_of(folder)
-    index = read_object(folder / "model_index.json")
-    parts = {}
+    index = read_index(folder)
+    parts: dict[str, Any] = {**index.options, **dict.fromkeys(index.absent)}
     try:
-        for name, value in index.items():
-            if isinstance(value, list):
-                parts[name] = _part(folder / name, value[0], value[1], fake) if value[0] in ("diffusers", "transformers") else None
-            elif not name.startswith("_"):
-                parts[name] = value
-        pipeline = getattr(diffusers, index["_class_name"])(**parts)
+        for name, (library, kind) in index.parts.items():
+            parts[name] = _part(folder / name, library, kind, fake) if library in ("diffusers", "transformers") else None
+        pipeline = getattr(diffusers, index.class_name)(**parts)
+    except InputError:
+        raise
     except Exception as error:  # as in `load_denoiser`: two libraries raise a dozen types for a damaged folder
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -233,8 +233,7 @@ def _part(folder: Path, library: str, name: str, fake: FakeTensorMode) -> Any:
     kind = getattr(importlib.import_module(library), name)
     if not issubclass(kind, nn.Module):
         return kind.from_pretrained(folder)
-    if not (folder / "config.json").is_file():  # transformers would take its defaults
-        raise FileNotFoundError(f"no config.json in {folder.name}")
+    check_files(folder)
     with fake:
         if library == "diffusers":
             return kind.from_config(kind.load_config(folder)).eval()

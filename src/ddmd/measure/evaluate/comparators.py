@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from ...devices import best_device
 from ...errors import InputError
+from ...teachers.denoisers import read_index
+from ...teachers.denoisers.parts import load_network, load_networks
 from .artists import PipelineArtist
 from .weights import read_states, sha256_of
 
@@ -65,7 +67,7 @@ def open_comparator(kind: str, weights: Path, base: Path | None) -> PipelineArti
         raise InputError(f"{kind}:{weights}", f"a {form}", f"{kind} is published as {' or '.join(found.weights)} ({found.source})")
     if form != "pipeline" and base is None:
         raise InputError("--base", "nothing", f"{kind} is a {form}: name the folder of the SDXL pipeline that it belongs to")
-    pipeline = _pipeline(weights if form == "pipeline" else base)
+    pipeline = _pipeline(base if base and form != "pipeline" else weights)
     try:
         if form == "unet":
             pipeline.unet = _unet(weights, pipeline.unet)
@@ -113,12 +115,15 @@ def _names(path: Path) -> list[str]:
     return list(read_states(path))
 
 
-def _pipeline(folder: Path | None) -> Any:
+def _pipeline(folder: Path) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+        networks = load_networks(Path(folder), read_index(Path(folder)))
+        pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **networks)
+    except InputError:
+        raise
+    except Exception as error:  # as in `load_denoiser`
         reason = " ".join(str(error).split())[:120]
         raise InputError(str(folder), f"no pipeline ({reason})", "give a folder in diffusers' format") from error
     if not hasattr(pipeline, "unet"):
@@ -130,7 +135,7 @@ def _unet(weights: Path, base: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     if weights.is_dir():
-        return UNet2DConditionModel.from_pretrained(weights, local_files_only=True)
+        return load_network(UNet2DConditionModel, weights)
     states, config = read_states(weights), dict(base.config)
     if (table := states.get("time_embedding.cond_proj.weight")) is not None:
         config["time_cond_proj_dim"] = table.shape[1]  # LCM: guidance is embedded

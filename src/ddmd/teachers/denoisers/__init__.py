@@ -12,6 +12,7 @@ import torch
 from ...errors import InputError
 from .base import Denoiser
 from .index import INDEX, PipelineIndex, read_index
+from .parts import load_networks
 
 # Pipeline class in model_index.json -> module of this package; a new family is one file and one line here.
 FAMILIES = {
@@ -57,7 +58,10 @@ def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
+            networks = load_networks(folder, read_index(folder))
+            pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True, **networks)
+    except InputError:
+        raise
     except Exception as error:  # the loaders of two libraries raise a dozen types for a damaged folder
         reason = " ".join(str(error).split())[:200]
         raise InputError(

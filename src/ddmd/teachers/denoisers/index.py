@@ -15,10 +15,11 @@ INDEX = "model_index.json"
 
 @dataclass(frozen=True)
 class PipelineIndex:
-    """A pipeline's class, its parts as name -> (library, class), and its plain options; parts that it goes without are in neither."""
+    """A pipeline's class, its parts as name -> (library, class), the names of those that it goes without, and its plain options."""
 
     class_name: str
     parts: dict[str, tuple[str, str]]
+    absent: tuple[str, ...]
     options: dict[str, Any]
     named: str  # where it was saved from, as far as it says
 
@@ -43,6 +44,7 @@ def read_index(folder: Path) -> PipelineIndex:
     if not isinstance(name, str):
         raise _damaged(path, "no _class_name" if name is None else f"_class_name {name!r}"[:80])
     parts, options = {}, {}
+    absent = []
     for key, value in content.items():
         if key.startswith("_"):
             continue
@@ -50,9 +52,11 @@ def read_index(folder: Path) -> PipelineIndex:
             options[key] = value
         elif _is_pair(value):
             parts[key] = (value[0], value[1])
-        elif value != [None, None]:
+        elif value == [None, None]:
+            absent.append(key)
+        else:
             raise _damaged(path, f"{key} {value!r}"[:80] + ", which is no [library, class]")
-    return PipelineIndex(name, parts, options, str(content.get("_name_or_path") or ""))
+    return PipelineIndex(name, parts, tuple(absent), options, str(content.get("_name_or_path") or ""))
 
 
 def _is_pair(value: list[Any]) -> bool:

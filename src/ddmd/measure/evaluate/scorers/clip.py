@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from ....devices import best_device
 from ....errors import InputError
+from ....teachers.denoisers.parts import load_network
 from ..weights import read_states, sha256_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class ClipRater:
         from transformers import CLIPModel, CLIPTokenizer
 
         try:
-            self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=None).eval()
+            self.model = load_network(CLIPModel, folder, use_safetensors=None).eval()
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise InputError(

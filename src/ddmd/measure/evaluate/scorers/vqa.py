@@ -10,6 +10,7 @@ import torch
 
 from ....devices import best_device
 from ....errors import InputError
+from ....teachers.denoisers.parts import load_network
 from ..weights import sha256_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class VisualAnswerer:
         try:
             kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
             loader = BlipForQuestionAnswering if kind == "blip" else AutoModelForImageTextToText
-            self.model = loader.from_pretrained(folder, local_files_only=True).eval()
+            precision = torch.float32 if kind == "blip" else "auto"  # chat models are large, and take pictures in any
+            self.model = load_network(loader, folder, precision, use_safetensors=None).eval()
             self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:100]

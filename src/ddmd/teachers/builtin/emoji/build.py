@@ -65,9 +65,11 @@ def load_text_encoder() -> tuple[Any, Any]:
     quiet_libraries()  # before transformers is imported: some of it speaks then
     from transformers import AutoTokenizer, BertModel
 
+    from ...denoisers.parts import load_network
+
     folder = minilm_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=TOKENS, local_files_only=True)
-    encoder: Any = BertModel.from_pretrained(folder, use_safetensors=True, local_files_only=True, add_pooling_layer=False)
+    encoder: Any = load_network(BertModel, folder, add_pooling_layer=False)
     encoder.config.use_attention_mask = True  # the stock pipeline then tells it which tokens are padding
     return tokenizer, encoder.eval().requires_grad_(False)
 

@@ -14,6 +14,7 @@ from ....devices import best_device
 from ....errors import InputError
 from ....files import folder_atomic, read_object
 from ....quiet import quiet_libraries
+from ...denoisers.parts import load_network
 from ..training import Changes, Report, steps_and_seed
 from .autoencoder import reconstruction_error, to_unit, train_autoencoder
 from .build import build_autoencoder, build_pipeline
@@ -69,10 +70,7 @@ def _autoencoder(pictures: Pictures, folder: Path, seed: int, start: Path | None
 def _open_autoencoder(folder: Path) -> Any:
     from diffusers import AutoencoderTiny
 
-    try:
-        return AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32).eval().requires_grad_(False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(str(folder), f"no autoencoder that opens ({type(error).__name__})", "give an emoji pipeline") from error
+    return load_network(AutoencoderTiny, folder).eval().requires_grad_(False)
 
 
 def _decoder_shape(autoencoder: Any) -> list[tuple[int, ...]]:
@@ -141,7 +139,7 @@ def pack(pipeline: Path, folder: Path) -> Path:
         raise InputError(str(pipeline), "no pipeline in it", "name the pipeline/ of a training or the student/ of a run")
     with folder_atomic(folder) as temporary:
         for name, kind in zip(PACKED, (UNet2DConditionModel, AutoencoderTiny)):
-            kind.from_pretrained(pipeline, subfolder=name, torch_dtype=torch.float16).save_pretrained(temporary / name)
+            load_network(kind, pipeline / name, torch.float16).save_pretrained(temporary / name)
         _carry(pipeline, temporary)
     return folder
 
@@ -151,8 +149,8 @@ def unpack(packed: Path, folder: Path) -> Path:
     quiet_libraries()
     import diffusers
 
-    unet = diffusers.UNet2DConditionModel.from_pretrained(packed, subfolder="unet", torch_dtype=torch.float32)
-    vae = diffusers.AutoencoderTiny.from_pretrained(packed, subfolder="vae", torch_dtype=torch.float32)
+    unet = load_network(diffusers.UNet2DConditionModel, packed / "unet")
+    vae = load_network(diffusers.AutoencoderTiny, packed / "vae")
     pipeline = build_pipeline(0, unet, vae)
     kind = read_object(packed / "scheduler" / "scheduler_config.json")["_class_name"]
     pipeline.register_modules(scheduler=getattr(diffusers, kind).from_pretrained(packed, subfolder="scheduler"))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....errors import InputError
 from ....method.rng import stream_seed
+from ...denoisers.parts import load_network
 from ..training import TeacherRecipe, TeacherTraining, run_training
 from .autoencoder import to_unit
 from .build import build_pipeline
@@ -81,7 +82,7 @@ class EmojiTraining(TeacherTraining):
         from diffusers import UNet2DConditionModel
 
         try:
-            weights = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32).state_dict()
+            weights = load_network(UNet2DConditionModel, folder / "unet").state_dict()
             self.pipeline.unet.load_state_dict(weights)
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(str(folder), f"no weights of this architecture ({type(error).__name__})", "give an emoji pipeline") from error
