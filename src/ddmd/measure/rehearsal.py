@@ -24,7 +24,6 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError
-from ..files import read_object
 from ..method.batch import Batch, Reals, batch_size, select
 from ..method.distiller import MeanVariance
 from ..run.assembly import build_distiller, build_roles, shifted

@@ -14,6 +14,8 @@ from ...errors import InputError
 from ...method.batch import Condition, select
 from ...method.noise import NoisePath
 from ...method.student import Sampler, uniform_grid
+from .latents import LatentScale, shifted_scale
+from .schedulers import Noise, check_scheduler
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -29,14 +31,17 @@ class Denoiser(ABC):
     component: ClassVar[str] = "transformer"  # the network's name in the pipeline
     blocks: ClassVar[str] = "transformer_blocks"  # its stack of blocks
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    noise: ClassVar[Noise]  # what its schedulers must be of
     sampler: ClassVar[Sampler] = "sde"  # the few-step sampler that the family's students use by default
 
     folder: Path  # where it was opened; a student's export takes its other parts from there
     path: NoisePath  # the noise path that the network was trained on, at the time shift of the student's levels
 
     def __init__(self, pipeline: DiffusionPipeline, resolution: int | None = None) -> None:
-        """Raises InputError for a resolution, in pixels, that the pipeline's latents cannot hold."""
+        """Raises InputError for a resolution, in pixels, that the pipeline's latents cannot hold, and for a scheduler of another kind."""
         self.pipeline: Any = pipeline
+        check_scheduler(self.pipeline.scheduler, self.noise, self.family)
+        self.latent_scale = self.read_latent_scale()
         self._unconditional: Condition | None = None
         self.resolution = resolution or self.native_resolution
         if self.resolution % (self.pipeline.vae_scale_factor * self.patch):
@@ -67,6 +72,10 @@ class Denoiser(ABC):
     def shape(self) -> tuple[int, ...]:
         """One latent."""
         return (self.network.config.in_channels, self.side, self.side)
+
+    def read_latent_scale(self) -> LatentScale:
+        """How the stock pipeline scales latents. Raises InputError for values that cannot be."""
+        return shifted_scale(self.pipeline.vae.config)
 
     @property
     def network(self) -> Any:
@@ -107,8 +116,7 @@ class Denoiser(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] (not clamped) of scaled latents."""
         vae = self.pipeline.vae
-        latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-        return vae.decode(latents, return_dict=False)[0]
+        return vae.decode(self.latent_scale.to_autoencoder(latents.to(vae.device, vae.dtype)), return_dict=False)[0]
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -116,7 +124,7 @@ class Denoiser(ABC):
         vae = self.pipeline.vae
         encoded = vae.encode(images.to(vae.device, vae.dtype), return_dict=False)[0]
         latents = encoded if isinstance(encoded, Tensor) else encoded.mode()
-        return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
+        return self.latent_scale.from_autoencoder(latents)
 
     @property
     def shift(self) -> float | None:

@@ -44,6 +44,7 @@ class FlowDenoiser(Denoiser):
     """
 
     path: FlowPath
+    noise = "flow"
     sampler: ClassVar[Sampler] = "ode"
     stock_sigmas = True
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import read_text
+from ...files import read_json
 
 INDEX = "model_index.json"
 
@@ -35,9 +34,9 @@ def read_index(folder: Path) -> PipelineIndex:
         found = "no such folder" if not folder.is_dir() else f"no {INDEX} in it"
         raise InputError(str(folder), found, "give the folder of a diffusers pipeline")
     try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"no JSON in it ({' '.join(str(error).split())[:80]})") from error
+        content = read_json(path)
+    except InputError as error:
+        raise _damaged(path, error.found) from error
     if not isinstance(content, dict):
         raise _damaged(path, "no JSON object")
     name = content.get("_class_name")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...method.batch import Condition
+from .latents import LatentScale, standard_scale
 from .packed import PACK, PackedDenoiser, pack, unpack
 from .words import check_words
 
@@ -44,21 +45,18 @@ class QwenImage(PackedDenoiser):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        mean, std = self._moments(latents)
-        return vae.decode((latents * std + mean).to(vae.device, vae.dtype).unsqueeze(2), return_dict=False)[0][:, :, 0]
+        raw = self.latent_scale.to_autoencoder(latents).to(vae.device, vae.dtype)
+        return vae.decode(raw.unsqueeze(2), return_dict=False)[0][:, :, 0]
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         vae = self.pipeline.vae
         latents = vae.encode(images.to(vae.device, vae.dtype).unsqueeze(2), return_dict=False)[0].mode()[:, :, 0]
-        mean, std = self._moments(latents)
-        return (latents - mean) / std
+        return self.latent_scale.from_autoencoder(latents)
 
-    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (1, C, 1, 1) by which this autoencoder's latents are scaled."""
+    def read_latent_scale(self) -> LatentScale:
         config = self.pipeline.vae.config
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1).to(like) for v in (config.latents_mean, config.latents_std))
-        return mean, std
+        return standard_scale(config, config.z_dim)
 
     def stock_call(self, grid: Sequence[float]) -> dict[str, Any]:
         call = super().stock_call(grid)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...method.batch import Condition
 from .flow import FlowDenoiser
+from .latents import LatentScale, plain_scale
 from .words import check_words, encode_after_preamble
 
 
@@ -31,6 +32,9 @@ class Sana(FlowDenoiser):
         time = 1000 * self.network.config.timestep_scale * self.path.time(u)
         output = network(z, cond["embeds"], timestep=time, encoder_attention_mask=cond["mask"], return_dict=False)[0]
         return output[:, : z.shape[1]]
+
+    def read_latent_scale(self) -> LatentScale:
+        return plain_scale(self.pipeline.vae.config)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Condition:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...method.batch import Condition
+from .latents import LatentScale, factor_and_moments
 from .vp import UNetDenoiser
 from .words import check_words
 
@@ -23,6 +24,9 @@ class SDXL(UNetDenoiser):
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
         return network(z, self.path.time(u), encoder_hidden_states=cond["embeds"], added_cond_kwargs=added, return_dict=False)[0]
+
+    def read_latent_scale(self) -> LatentScale:
+        return factor_and_moments(self.pipeline.vae.config, self.network.config.in_channels)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Condition:

@@ -12,6 +12,7 @@ from ...errors import InputError
 from ...method.noise import DiffusionPath, Prediction
 from ...method.student import Sampler, uniform_grid
 from .base import Denoiser
+from .latents import LatentScale, plain_scale
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 # What a network was trained on. Everything else in a scheduler's file is a way of sampling, and no student inherits it.
@@ -49,6 +50,7 @@ class VPDenoiser(Denoiser):
     """A family whose network was trained on a table of a thousand noise levels."""
 
     path: DiffusionPath
+    noise = "vp"
 
     def __init__(self, pipeline: Any, resolution: int | None = None) -> None:
         super().__init__(pipeline, resolution)
@@ -68,6 +70,9 @@ class VPDenoiser(Denoiser):
         config = self.pipeline.scheduler.config
         keys = [key for key in GRIDS if config.get(key)]
         return f"the teacher is sampled by DDIM at equal strides, without its scheduler's {', '.join(keys)}" if keys else None
+
+    def read_latent_scale(self) -> LatentScale:
+        return plain_scale(self.pipeline.vae.config)
 
     def student_scheduler(self, grid: Sequence[float], sampler: Sampler) -> Any:
         from diffusers import DDIMScheduler, LCMScheduler
