@@ -13,6 +13,7 @@ from .commands.data import builtin, cache
 from .commands.measure import evaluate, generate, scorer
 from .commands.screen import Out, Screen, Seed, Threads, check_address, print_table, set_threads
 from .commands.study import app as study
+from .devices import launch
 from .errors import InputError
 from .extras import require
 
@@ -20,6 +21,7 @@ app = typer.Typer(
     name="ddmd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Decoupled DMD: turn a slow text-to-image diffusion or flow teacher into a 4- or 8-step student.",
 )  # fmt: skip
+TOGETHER = ("distill", "generate")  # what torchrun's processes share; every other command is one process's
 app.add_typer(builtin, name="builtin")
 app.add_typer(cache, name="cache")
 app.add_typer(scorer, name="scorer")
@@ -39,12 +41,17 @@ def main() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False) -> None:
+def _options(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False
+) -> None:
     if version:
         from . import __version__
 
         print(f"ddmd {__version__}")
         raise typer.Exit
+    command, processes = context.invoked_subcommand, launch().processes
+    if processes > 1 and command not in (None, *TOGETHER):
+        raise InputError(f"ddmd {command}", f"{processes} processes, which would all do the same work", "start it without torchrun")
 
 
 @app.command()

@@ -1,19 +1,70 @@
-"""Where networks run outside training, which asks accelerate; and which attention kernels may take gradients there."""
+"""This process's place among torchrun's, where its networks run, and which attention kernels may take gradients there."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
+TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells each of its processes."""
+MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+TORCHRUN = "start with torchrun --nproc-per-node N -m ddmd.cli, or without any of its variables"
+
+
+class Launch(NamedTuple):
+    """Processes in all and on this machine, and this one's numbers among them; `told` by torchrun."""
+
+    processes: int = 1
+    rank: int = 0
+    here: int = 1
+    local_rank: int = 0
+    told: bool = False
+
+
+def launch() -> Launch:
+    """What the environment says of this process, one alone without torchrun.
+
+    Raises InputError for half of what torchrun says, or another launcher's processes: each would take itself for one alone.
+    """
+    numbers = {name: _number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", *MPI_SIZES)}
+    rank, processes, local_rank = numbers["RANK"], numbers["WORLD_SIZE"], numbers["LOCAL_RANK"]
+    if local_rank is None and processes in (None, 1) and rank in (None, 0):  # a container may say so much of one process
+        for name in MPI_SIZES:
+            if (numbers[name] or 1) > 1:
+                raise InputError(name, f"{numbers[name]} processes that were not started by torchrun", TORCHRUN)
+        return Launch()
+    missing = [name for name in TOLD if not os.environ.get(name)]
+    if rank is None or processes is None or local_rank is None or missing:
+        found = next(name for name in TOLD if name not in missing)
+        raise InputError(found, f"{os.environ[found]!r} without {', '.join(missing)}", TORCHRUN)
+    here = numbers["LOCAL_WORLD_SIZE"] or local_rank + 1
+    if not (rank < processes and local_rank < here <= processes):
+        raise InputError("RANK", f"{rank} of {processes} processes, {local_rank} of {here} on this machine", TORCHRUN)
+    return Launch(processes, rank, here, local_rank, told=True)
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    if text and not text.isdecimal():
+        raise InputError(name, repr(text), TORCHRUN)
+    return int(text) if text else None
+
 
 def best_device() -> torch.device:
-    """This process's GPU (by LOCAL_RANK under torchrun), else the CPU."""
+    """This process's GPU (by LOCAL_RANK under torchrun), else the CPU. Raises InputError where there are fewer GPUs than processes."""
     import torch
 
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    asked, found = launch(), torch.cuda.device_count()
+    if asked.here > found:
+        raise InputError("--nproc-per-node", f"{asked.here} processes for {found} GPUs", f"start at most {found} on this machine")
+    return torch.device("cuda", asked.local_rank)
 
 
 def choose_attention(device: torch.device, cudnn: bool = False) -> str | None:

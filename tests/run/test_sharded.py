@@ -1,4 +1,4 @@
-"""FSDP2 against DDP: two processes each, by torchrun, on the CPU."""
+"""Two processes, by torchrun, on the CPU: networks whole in each and divided by FSDP2."""
 
 import json
 import os
@@ -19,6 +19,13 @@ FAMILIES = (
     "sd15_ddmd_lora:sd15", "sdxl_dmd2:sdxl-kl", "sdxl_ddmd_lora:sdxl-kl", "sd3_ddmd:sd3", "lumina2_ddmd:lumina2", "zimage_ddmd_8step_lora:z_image",
     "flux_ddmd_lora:flux", "sd3_ddmd_lora:pixart", "sd3_ddmd:sana", "sd3_ddmd_lora:qwen_image", "sd3_ddmd:chroma",
 )  # fmt: skip
+GAN = ["objective.gan.reals=data", "objective.mean_variance.targets=[0.1,0.5]"]
+CASES = {
+    "copies, judged by the fake": ["shapes_dmd2", *GAN],
+    "copies, judged by a discriminator": ["shapes", "objective.gan.where=teacher_init", *GAN],
+    "adapters, judged by the fake": ["shapes_lora", "objective.gan.where=fake", *GAN],
+    "adapters, judged by a discriminator": ["shapes_lora", "objective.gan.where=teacher_init", *GAN],
+}
 SMALL = [
     "train.batch=2", "train.prompt_count=8", "train.evaluate_prompts=2", "train.evaluate_every=2", "train.reals_count=4",
     "report.prompts=2", "report.teacher_steps=2", "train.keep_checkpoints=2", "train.checkpoint_every=1", "train.cycles=2",
@@ -26,22 +33,44 @@ SMALL = [
 
 
 def torchrun(*words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(HERE.parent)}
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_every_family_learns_the_same_in_halves(tmp_path):
-    """Copies and adapters, with a GAN and without, in bf16: the same losses and gradient norms by DDP and by FSDP2."""
-    (tmp_path / "prompts.txt").write_text("a red circle\na small blue star at the left on a gray background\n")
+@pytest.fixture(scope="module")
+def said(untrained, tmp_path_factory):
+    """What both processes of sharded_worker.py found."""
+    folder = tmp_path_factory.mktemp("workers")
+    (folder / "prompts.txt").write_text("a red circle\na small blue star at the left on a gray background\n")
     for name in {asked.split(":")[1] for asked in FAMILIES}:
-        save_twin(name, tmp_path / name)
-    torchrun(HERE / "sharded_worker.py", tmp_path, *FAMILIES)
-    for rank in (0, 1):
-        for asked, (whole, halves) in json.loads((tmp_path / f"rank-{rank}.json").read_text()).items():
+        save_twin(name, folder / name)
+    common = [f"model={untrained}", *SMALL, "student.steps=2", "optim.gradient_accumulation=2", "optim.clip=1e9", "adapters.rank=2"]
+    cases = {name: [*words, *(common if "adapters" in name else common[:-1])] for name, words in CASES.items()}
+    (folder / "request.json").write_text(json.dumps({"families": FAMILIES, "gradients": cases}))
+    torchrun(HERE / "sharded_worker.py", folder)
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_every_family_learns_the_same_in_halves(said):
+    """Copies and adapters, with a GAN and without, in bf16: the same losses and gradient norms whole and by FSDP2."""
+    for found in said:
+        for asked, (whole, halves) in found["families"].items():
             assert whole.pop("held") == 1 and 0.4 < halves.pop("held") < 0.62, asked  # a tensor of odd length is divided unevenly
             assert halves == pytest.approx(whole, rel=2e-3, abs=1e-6), asked
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_the_mean_of_the_processes_own(said, name):
+    """Each role's, in parts of a batch, with every term, before the optimiser's step; and both begin with the same weights."""
+    for found in said:
+        gaps = found["gradients"][name]
+        assert gaps["drawn"] == {"all": 0}
+        assert gaps["own"].keys() == gaps["whole"].keys() == gaps["divided"].keys() >= {"student", "fake"}
+        assert min(gaps["own"].values()) > 0.05  # or there would be nothing to see
+        assert max(gaps["whole"].values()) < 1e-5 and max(gaps["divided"].values()) < 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +84,7 @@ def runs(untrained, tmp_path_factory):
 
 
 def test_a_sharded_run_keeps_whole_checkpoints(runs):
-    """The gradients of the first cycle are those of DDP, in every network and in the head, which no engine of DDP's holds."""
+    """The gradients of the first cycle are those of whole networks, in every network and in the head."""
     root, _ = runs
     compared = 0
     for file in sorted((root / "whole" / "checkpoints" / "step-000001").glob("*_optimizer.safetensors")):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..devices import launch
 from ..errors import InputError
 from .screen import Out, Screen, Seed, Threads, print_table, set_threads
 
@@ -126,7 +126,8 @@ def _wish(
 def _shard(text: str | None) -> tuple[int, int]:
     """(number, of how many), from I/N or from torchrun's environment."""
     if text is None:
-        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        told = launch()
+        return told.rank, told.processes
     number, separator, of = text.partition("/")
     if not (separator and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
         raise InputError("--shard", repr(text), "write I/N with I from 0 to N - 1, such as 0/4")

@@ -9,7 +9,7 @@ for batch in batches:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -119,6 +119,7 @@ class Distiller:
         own = adversary.optimizer if adversary else None
         self._optimizers = [optimizer for optimizer in (student_optimizer, fake_optimizer, own) if optimizer is not None]
         self.cycle = 0
+        self.settle_gradients: Callable[[list[nn.Parameter]], None] = lambda trained: None  # among processes, before a step
 
     # ---- Algorithm 1, generator part -------------------------------------------------------------------------------
 
@@ -306,6 +307,7 @@ class Distiller:
             said.append(metrics)
             samples.append(sample)
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.settle_gradients(trained)
         norm = nn.utils.clip_grad_norm_(trained, self.plan.clip)
         if hasattr(norm, "full_tensor"):  # of gradients divided among processes
             norm = norm.full_tensor()

@@ -16,6 +16,7 @@ from ..teachers.builtin import model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
 from ..teachers.eight_bit import eight_bit_adamw
 from ..teachers.roles import CopyRoles, LoraRoles, Roles, in_bfloat16
+from ..teachers.sharding import alike
 from .recipe import Recipe
 
 MakeOptimizer = Callable[[Recipe, float, list[nn.Parameter]], torch.optim.Optimizer]
@@ -114,6 +115,7 @@ def _adversary(
         z = torch.zeros((size, *denoiser.shape), device=device)
         features = roles.features(role, z, z.new_ones(size, dtype=torch.float64), cond)
     head: Any = Head(features.shape[1] if features.ndim == 4 else features.shape[-1]).to(device)
+    alike(head.parameters(), device)
     head = roles.divide(head) if roles.divide else head
     own = None
     if role == "discriminator":

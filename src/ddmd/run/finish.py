@@ -81,7 +81,7 @@ def whole_roles(training: Training) -> Roles:
     """Teacher and student of a sharded run on this process alone, opened again: its own networks answer only all together."""
     recipe = training.recipe
     roles = build_roles(recipe, open_denoiser(recipe), STUDENT_ONLY)
-    roles.wrap(lambda network: network, training.accelerator.device)
+    roles.to(training.accelerator.device)
     return roles
 
 

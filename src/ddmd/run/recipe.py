@@ -125,7 +125,7 @@ class OptimSection(Section):
     ema_warmup: bool = True  # a short average at first; false keeps the teacher's share in it, ema ** cycles
     gradient_checkpointing: bool = False
     gradient_accumulation: Count = 1  # parts of a batch, one after another, for one optimiser step
-    sharded: bool = False  # FSDP2: weights, gradients and moments divided among torchrun's processes; else DDP, whole in each
+    sharded: bool = False  # FSDP2: weights, gradients and moments divided among torchrun's processes; else whole in each
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: frozen weights in it, trained ones in float32 and computed in it
     cudnn_attention: bool = False  # on a GPU: attention by cuDNN too, whose gradients can be NaN (devices.choose_attention)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices import TORCHRUN, best_device, launch
 from ..errors import InputError
 from ..method.batch import Condition, select
 from ..method.distiller import Distiller, MeanVariance
@@ -24,7 +25,7 @@ from ..teachers.prompt_files import read_prompts
 from ..teachers.prompts import Encoded, HeldLatents, Latents, PromptTable, RealTable, encode_all, encoded_prompts
 from ..teachers.reals import LatentCache, kept_teacher_latents
 from ..teachers.roles import Roles
-from ..teachers.sharding import placed_like, shard
+from ..teachers.sharding import alike, mean_gradients, placed_like, shard
 from .assembly import build_distiller, build_roles, open_denoiser
 from .checkpoint import Tensors, pack_optimizer, unpack_optimizer
 from .recipe import Recipe
@@ -99,11 +100,17 @@ class Parts:
 
 
 def accelerator_for(recipe: Recipe) -> Any:
-    """Accelerate as a recipe needs it. Raises InputError where one process is asked to share its networks."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    """Accelerate as a recipe needs it, on the CPU where there is no GPU.
 
-    # On a shared base a backward pass leaves the other adapter unused.
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if recipe.adapters else [])
+    Raises InputError where it does not hold torchrun's processes together, and where one process is asked to share its networks.
+    """
+    from accelerate import Accelerator
+
+    asked, device = launch(), best_device()
+    # Without being told so, accelerate takes each of torchrun's processes on a machine without GPUs for one alone.
+    accelerator = Accelerator(cpu=asked.told and device.type == "cpu")
+    if accelerator.num_processes != asked.processes:
+        raise InputError("WORLD_SIZE", f"{asked.processes} for {accelerator.num_processes} joined processes", TORCHRUN)
     if recipe.optim.sharded and accelerator.num_processes == 1:
         raise InputError("optim.sharded", "one process", "start with torchrun --nproc-per-node N -m ddmd.cli, or leave it out")
     return accelerator
@@ -128,10 +135,12 @@ def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, to
     if suite is None:
         denoiser.drop_encoders()  # before the network comes: they can be larger than it
     roles = build_roles(recipe, denoiser)
+    if recipe.adapters is not None:  # networks are of the same files in every process, adapters are drawn
+        alike((p for role in roles.trained for p in roles.parameters(role)), device)
     if recipe.optim.sharded:
         roles.shard(partial(shard, device=device, processes=accelerator.num_processes))
     else:
-        roles.wrap(accelerator.prepare_model, device)
+        roles.to(device)
 
     def samples(number: int) -> Tensor:
         """Latents of the teacher's own pictures of the first prompts."""
@@ -151,10 +160,7 @@ def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, to
         check_guidance(denoiser, roles.teacher, prompts.at(0), prompts.uncond, probe)
 
     distiller = build_distiller(recipe, denoiser, roles, prompts.at(0), mean_variance, device, rank)
-    if distiller.adversary is not None and accelerator.num_processes > 1 and not recipe.optim.sharded:
-        own = roles.parameters("discriminator") if "discriminator" in roles.trained else []
-        for parameter in (*own, *distiller.adversary.head.parameters()):  # which DDP does not hold
-            parameter.register_hook(partial(accelerator.reduce, reduction="mean"))
+    distiller.settle_gradients = mean_gradients
     sampler = recipe.student.sampler or denoiser.sampler
     return Parts(recipe, denoiser, suite, prompts, watched, reals, roles, distiller, sampler)
 

@@ -41,17 +41,17 @@ class Roles(ABC):
     def network(self, role: str) -> nn.Module:
         """The module that answers for a role, in that role."""
 
-    @abstractmethod
     def plain(self, role: str) -> nn.Module:
-        """The module that answers for a role, without an engine's wrapper: for one process alone, and for copying."""
+        """The same, where it is looked into or copied and not asked."""
+        return self.network(role)
 
     @abstractmethod
     def parameters(self, role: str) -> list[nn.Parameter]:
         """What a role trains: nothing for the teacher."""
 
     @abstractmethod
-    def wrap(self, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> None:
-        """Move to a device and hand the trained modules to an engine (accelerate's `prepare_model`, say)."""
+    def to(self, device: torch.device) -> None:
+        """Move every network to a device, whole."""
 
     @abstractmethod
     def shard(self, divide: Divide) -> None:
@@ -148,18 +148,12 @@ class CopyRoles(Roles):
     def parameters(self, role: str) -> list[nn.Parameter]:
         return [p for p in self.networks[role].parameters() if p.requires_grad]
 
-    def plain(self, role: str) -> nn.Module:
-        return _unwrapped(self.networks[role])
-
     def named_parameters(self, role: str) -> dict[str, nn.Parameter]:
         return dict(self.plain(role).named_parameters())
 
-    def wrap(self, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> None:
-        self.networks["teacher"].to(device)
-        for role in self.networks.keys() - {"teacher"}:
-            network = self.networks[role].to(device)
-            # DDP waits for the gradient of every parameter; a discriminator's stop at its feature block.
-            self.networks[role] = network if role == "discriminator" else prepare(network)
+    def to(self, device: torch.device) -> None:
+        for network in self.networks.values():
+            network.to(device)
 
     def shard(self, divide: Divide) -> None:
         self.divide = divide
@@ -222,18 +216,14 @@ class LoraRoles(Roles):
         self._activate(role)
         return self.base
 
-    def plain(self, role: str) -> nn.Module:
-        self._activate(role)
-        return _unwrapped(self.base)
-
     def parameters(self, role: str) -> list[nn.Parameter]:
         return list(self._named[role].values())
 
     def named_parameters(self, role: str) -> dict[str, nn.Parameter]:
         return self._named[role]
 
-    def wrap(self, prepare: Callable[[nn.Module], nn.Module], device: torch.device) -> None:
-        self.base = prepare(self.base.to(device))
+    def to(self, device: torch.device) -> None:
+        self.base.to(device)
 
     def shard(self, divide: Divide) -> None:
         self.divide = divide
@@ -277,8 +267,3 @@ def _cast(cond: Condition, dtype: torch.dtype) -> Condition:
         return value.to(dtype) if value.is_floating_point() else value
 
     return {name: one(value) if isinstance(value, Tensor) else [one(row) for row in value] for name, value in cond.items()}
-
-
-def _unwrapped(network: nn.Module) -> nn.Module:
-    """The module inside DDP."""
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network

@@ -1,14 +1,18 @@
-"""Networks divided among processes by PyTorch's FSDP2 (`fully_shard`), and tensors on their way in and out of the shards.
+"""Networks of several processes: whole in each, with gradients averaged, or divided by PyTorch's FSDP2 (`fully_shard`); and
+tensors on their way in and out of the shards.
 
 A tensor that is not sharded passes through every function unchanged, so that callers need not ask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+BUCKET = 2**25  # values whose gradients are averaged by one message
 
 
 def shard(network: nn.Module, device: torch.device, processes: int) -> nn.Module:
@@ -35,6 +39,51 @@ def backward_from_inside(network: nn.Module, features: Tensor) -> None:
 
     if features.requires_grad:
         features.register_hook(gather)
+
+
+@torch.no_grad()
+def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give whole parameters the mean of all processes' gradients, before a step; every process must ask with the same ones.
+
+    One process alone is left as it is.
+
+    Not DDP: its hooks count on one forward pass to one backward pass that reaches every parameter. Here the student
+    and the fake share one base, a judge reads features from inside a network, and a batch may come in parts. Once a
+    step also costs one exchange however many parts there are.
+    """
+    if not _several():
+        return
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None and not _sharded(parameter)]
+    for bucket in _buckets(found):
+        flat = torch.cat([gradient.flatten() for gradient in bucket]) if len(bucket) > 1 else bucket[0]
+        torch.distributed.all_reduce(flat)  # gloo has no mean
+        flat /= torch.distributed.get_world_size()
+        if len(bucket) > 1:
+            for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(mean.view_as(gradient))
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """In order, as many at a time as `BUCKET` holds, of one type; a larger one alone."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and (sum(t.numel() for t in bucket) + tensor.numel() > BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+@torch.no_grad()
+def alike(tensors: Iterable[Tensor], device: torch.device) -> None:
+    """Give whole tensors the first process's values, by way of the device that processes exchange from."""
+    if not _several():
+        return
+    for tensor in tensors:
+        sent = tensor.detach().to(device).contiguous()
+        torch.distributed.broadcast(sent, 0)
+        tensor.copy_(sent)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -68,11 +117,15 @@ def placed_like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 def everywhere(mine: bool) -> bool:
     """Whether it is so in every process: before work that all must do together or none."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _several():
         return mine
     said: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(said, mine)
     return all(said)
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def _sharded(tensor: Tensor) -> bool:

@@ -141,8 +141,9 @@ def test_shards_by_words_and_by_torchrun(tmp_path, monkeypatch):
     from ddmd.commands.measure import _shard
 
     assert _shard("2/4") == (2, 4) and _shard(None) == (0, 1)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    told = {"RANK": 1, "WORLD_SIZE": 3, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 3, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
     assert _shard(None) == (1, 3)
     for wrong in ("4/4", "1", "a/b", "-1/2"):
         with pytest.raises(InputError, match="--shard"):
