@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from ddmd.method.adversarial import Adversary, Head, critic_loss, generator_loss
 from ddmd.method.batch import Reals
 from ddmd.method.distiller import Distiller, Objective, Plan
 from ddmd.method.guidance import GuidanceScale
-from ddmd.method.noise import FlowPath
+from ddmd.method.noise import DiffusionPath, FlowPath
 
 
 class FeatureRoles(CountingRoles):
@@ -101,3 +102,11 @@ def test_real_and_student_images_are_judged_at_the_same_levels():
     _, size, _, _, u, _ = roles.calls[-1]
     assert size == 2 * B
     assert torch.equal(u[:B], u[B:])
+
+
+def test_a_judge_looks_at_every_index_of_its_range_on_a_diffusion_path():
+    path = DiffusionPath(torch.linspace(0.99, 0.01, 50, dtype=torch.float64))
+    adversary, generator = Adversary("fake", Head(8)), torch.Generator().manual_seed(0)
+    assert path.time(adversary.draw(3000, path, generator)).unique().tolist() == list(range(1, 50))
+    whole = replace(adversary, levels=(0.0, 1.0))
+    assert path.time(whole.draw(3000, path, generator)).unique().tolist() == list(range(50))

@@ -7,7 +7,7 @@ from torch import nn
 from ddmd.method.batch import Batch, concatenate, select
 from ddmd.method.distiller import Distiller, MeanVariance, Objective, Plan
 from ddmd.method.guidance import GuidanceScale
-from ddmd.method.noise import FlowPath
+from ddmd.method.noise import DiffusionPath, FlowPath
 from ddmd.method.objective import classifier_free_guidance, mean_abs
 from ddmd.method.renoise import RULES, RenoiseSchedule
 from ddmd.method.student import uniform_grid
@@ -266,6 +266,33 @@ def test_noised_data_as_the_students_input():
             break
     z = next(call[3] for call in roles.calls if call[0] == "student")
     assert z.mean().item() == pytest.approx(1.5, abs=0.2)
+
+
+@pytest.mark.parametrize("path", [FlowPath(), DiffusionPath(torch.tensor([0.9, 0.5, 0.2, 0.1]))], ids=["flow", "diffusion"])
+def test_noised_data_begins_with_noise_alone(path):
+    """As inference does: the last entry of a diffusion table still holds some of the image."""
+    distiller, _ = build(grid=(1.0, 0.5), plan={"source": "data"})
+    distiller.path = path
+    shown = {}
+    for value in (0.0, 100.0):
+        distiller.generator.manual_seed(0)
+        images = torch.full((B, *SHAPE), value)
+        shown[value] = [distiller.student_input(batch()._replace(images=images), rung)[0] for rung in (0, 1)]
+    assert torch.equal(shown[0.0][0], shown[100.0][0])
+    assert shown[0.0][0].std().item() == pytest.approx(1, abs=0.2)
+    assert (shown[100.0][1] - shown[0.0][1]).mean().item() > 10
+
+
+def test_the_fake_learns_at_every_index_of_a_diffusion_table_and_never_on_a_clean_image():
+    distiller, roles = build(grid=(1.0,))
+    distiller.path = path = DiffusionPath(torch.tensor([0.9, 0.5, 0.2, 0.1]), "eps")
+    sample = distiller.student_sample(batch())
+    roles.calls.clear()
+    for _ in range(30):
+        distiller.fake_update(sample=sample)
+    levels = torch.cat([call[4] for call in roles.calls if call[0] == "fake"])
+    assert path.time(levels).unique().tolist() == [0, 1, 2, 3]
+    assert (path.coefficients(levels)[1] > 0).all()
 
 
 def test_shared_noise_is_shared_and_independent_is_not():

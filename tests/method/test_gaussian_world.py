@@ -25,7 +25,7 @@ def distil(cond, uncond, alpha, *, ca=1.0, dm=1.0, sign=1.0, cycles=2500, lr=0.0
     for _ in range(cycles):
         fake = generator.law()
         x = generator.sample(torch.randn(batch, dims, generator=g).double())
-        u_ca, u_dm = schedule.draw(torch.ones(batch, dtype=torch.float64), g)
+        u_ca, u_dm = schedule.draw(torch.ones(batch, dtype=torch.float64), PATH, g)
         with torch.no_grad():
             x_dm = PATH.add_noise(x, u_dm, torch.randn(batch, dims, generator=g).double())
             x_ca = PATH.add_noise(x, u_ca, torch.randn(batch, dims, generator=g).double())

@@ -70,6 +70,34 @@ def test_sdxl_table_and_indices():
     assert path.coefficients(torch.tensor([0.0]))[1].item() == 0
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "first", "last"),
+    [(0.0, 1.0, 0, 999), (0.02, 0.98, 20, 980), (0.95, 1.0, 950, 999), (0.0, 0.001, 0, 1), (0.3, 0.3001, 300, 300), (0.29, 0.7, 290, 700)],
+)
+def test_a_range_on_a_table_is_all_its_indices_and_no_other(low, high, first, last):
+    path = DiffusionPath(sdxl_alphas())
+    draw = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    found, counts = path.time(path.levels(draw, low, high)).unique(return_counts=True)
+    assert found.tolist() == list(range(first, last + 1))
+    assert counts.max() - counts.min() <= 1  # every index alike
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert path.time(path.levels(ends, low, high)).tolist() == [first, last]
+
+
+def test_a_range_between_two_entries_holds_no_level():
+    path = DiffusionPath(sdxl_alphas())
+    assert not path.holds(0.5001, 0.5009) and not path.holds(0.9995, 1.0)
+    assert path.holds(0.5, 0.5009) and path.holds(0.0, 0.0005)
+    assert FlowPath().holds(0.5001, 0.5009)
+
+
+def test_a_range_on_a_flow_path_is_half_open():
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    found = FlowPath().levels(ends, 0.02, 0.98).tolist()
+    assert found[0] == 0.02 and 0.98 - 1e-12 < found[1] < 0.98
+    assert (FlowPath().levels(ends, 0.02, 0.98, torch.tensor([0.25, 0.25])) < 0.25).all()
+
+
 @pytest.mark.parametrize("path", paths())
 def test_every_prediction_returns_to_x0_and_back(path, tensors):
     x0, eps, u = tensors

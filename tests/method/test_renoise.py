@@ -8,8 +8,9 @@ from ddmd.method.renoise import RULES, RenoiseSchedule
 N = 20_000
 
 
-def draw(name, u_gen, **kwargs):
-    return RenoiseSchedule(name, **kwargs).draw(torch.full((N,), u_gen, dtype=torch.float64), torch.Generator().manual_seed(0))
+def draw(name, u_gen, path=None, **kwargs):
+    levels = torch.full((N,), u_gen, dtype=torch.float64)
+    return RenoiseSchedule(name, **kwargs).draw(levels, path or FlowPath(), torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -41,14 +42,23 @@ def test_the_default_is_the_papers_hybrid():
     assert dm.max() > 0.9
 
 
-@pytest.mark.parametrize("name", ["constrained", "hybrid", "coupled_constrained"])
-def test_diffusion_indices_stay_strictly_below_the_generators(name):
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("u_gen", [1.0, 0.75, 0.5, 0.3, 0.25, 0.125])
+@pytest.mark.parametrize(("clamp", "first", "last"), [((0.02, 0.98), 20, 980), ((0.0, 1.0), 0, 999)])
+def test_diffusion_indices_are_dmd2s_and_strictly_below_the_generators(name, u_gen, clamp, first, last):
+    """Every index of the range is drawn, both ends included, and none besides: never the clean image."""
+    rule, path = RULES[name], DiffusionPath(sdxl_alphas())
+    below = path.time(torch.tensor([u_gen])).item() - 1
+    for level, under in zip(draw(name, u_gen, path, clamp=clamp), (rule.ca_below, rule.dm_below), strict=True):
+        found = path.time(level).unique().tolist()
+        assert found == list(range(first, (min(last, below) if under else last) + 1))
+        assert (path.coefficients(level)[1] > 0).all()
+
+
+def test_a_diffusion_generator_below_the_clamp_uses_its_lower_bound():
     path = DiffusionPath(sdxl_alphas())
-    for u_gen in (1.0, 0.75, 0.5, 0.25, 0.125, 0.3, 0.7):
-        level = torch.full((N,), u_gen, dtype=torch.float64)
-        ca, _ = RenoiseSchedule(name, clamp=(0.0, 1.0)).draw(level, torch.Generator().manual_seed(1))
-        assert path.time(ca).max() < path.time(level).max()
-        assert path.time(ca).max() >= path.time(level).max() - 2
+    assert path.time(draw("constrained", 0.02, path)[0]).unique().tolist() == [20]
+    assert path.time(draw("constrained", 0.001, path, clamp=(0.0, 1.0))[0]).unique().tolist() == [0]
 
 
 def test_restrict_then_shift_gives_the_authors_example():
@@ -73,6 +83,10 @@ def test_windows_replace_a_branchs_range():
     assert ca.max() < 0.98  # still clamped
     assert dm.min() >= 0.4
     assert dm.max() < 0.5
+    path = DiffusionPath(sdxl_alphas())
+    ca, dm = (path.time(level) for level in draw("hybrid", 0.25, path, ca_window=(0.95, 1.0), dm_window=(0.4, 0.5)))
+    assert ca.unique().tolist() == list(range(950, 981))
+    assert dm.unique().tolist() == list(range(400, 501))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +95,9 @@ def test_windows_replace_a_branchs_range():
         ({"name": "decoupled"}, "schedule"),
         ({"clamp": (0.5, 0.2)}, "clamp"),
         ({"ca_window": (0.2, 1.5)}, "ca_window"),
+        ({"ca_window": (0.98, 1.0)}, "ca_window: found .* outside clamp"),
+        ({"dm_window": (0.0, 0.02)}, "dm_window: found .* outside clamp"),
+        ({"name": "coupled", "clamp": (0.1, 0.5), "ca_window": (0.6, 0.7), "dm_window": (0.6, 0.7)}, "outside clamp"),
         ({"name": "coupled", "ca_window": (0.1, 0.2)}, "coupled"),
     ],
 )

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from .noise import NoisePath
+
 
 class Head(nn.Module):
     """Logits (B,) from features: maps (B, C, H, W) or tokens (B, L, C); every place votes and the votes are averaged."""
@@ -40,10 +42,9 @@ class Adversary:
     levels: tuple[float, float] = (0.02, 0.98)
     optimizer: torch.optim.Optimizer | None = None
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Levels (n,) at which images are judged."""
-        low, high = self.levels
-        return low + (high - low) * torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)
+    def draw(self, n: int, path: NoisePath, generator: torch.Generator) -> Tensor:
+        """Levels (n,) of a path at which images are judged."""
+        return path.levels(torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64), *self.levels)
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ class Distiller:
         objective, schedule = self.objective, self.objective.schedule
         with_dm = objective.dm_weight != 0
         with_ca = objective.ca_weight != 0 and not (isinstance(alpha, float | int) and alpha == 1)
-        u_ca, u_dm = schedule.draw(u_gen, self.generator)
+        u_ca, u_dm = schedule.draw(u_gen, self.path, self.generator)
         noise_ca = self._noise(x)
         noise_dm = noise_ca if schedule.coupled or objective.noise == "shared" else self._noise(x)
         x_ca, x_dm = self.path.add_noise(x, u_ca, noise_ca), self.path.add_noise(x, u_dm, noise_dm)
@@ -212,8 +212,8 @@ class Distiller:
         return update
 
     def _fake_loss(self, sample: Sample, reals: Reals | None) -> Loss:
-        low, high = self.plan.fake_range
-        u = low + (high - low) * torch.rand(sample.u_gen.shape, generator=self.generator, device=sample.x.device, dtype=torch.float64)
+        draw = torch.rand(sample.u_gen.shape, generator=self.generator, device=sample.x.device, dtype=torch.float64)
+        u = self.path.levels(draw, *self.plan.fake_range)
         noise = self._noise(sample.x)
         noisy = self.path.add_noise(sample.x, u, noise)
         output = self.roles.fake(noisy, u, sample.cond)
@@ -246,7 +246,7 @@ class Distiller:
     def _realism(self, adversary: Adversary, x: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """How real student images x (detached) look, and the gradient of that loss by x; no parameter collects any."""
         x = x.requires_grad_()
-        u = adversary.draw(len(x), self.generator)
+        u = adversary.draw(len(x), self.path, self.generator)
         noisy = self.path.add_noise(x, u, self._noise(x))
         loss = generator_loss(adversary.head(self.roles.features(adversary.role, noisy, u, cond)))
         (gradient,) = torch.autograd.grad(loss, x)
@@ -255,7 +255,7 @@ class Distiller:
     def _critic_loss(self, adversary: Adversary, sample: Sample, reals: Reals | None) -> Tensor:
         if reals is None:
             raise ValueError("reals: found None; a GAN term needs real images (data or teacher samples)")
-        u = adversary.draw(len(sample.x), self.generator)
+        u = adversary.draw(len(sample.x), self.path, self.generator)
         images = torch.cat([reals.images.to(sample.x), sample.x])
         levels = torch.cat([u, u])
         noisy = self.path.add_noise(images, levels, self._noise(images))
@@ -278,7 +278,8 @@ class Distiller:
         if self.plan.source == "data":
             if batch.images is None:
                 raise ValueError("batch.images: found None; source=data noises real latents, so the batch must hold them")
-            return self.path.add_noise(batch.images.to(z.device), u_gen, z), u_gen
+            # The first input is the noise that inference begins with: the last entry of a diffusion table still shows the image.
+            return (self.path.add_noise(batch.images.to(z.device), u_gen, z) if rung else z), u_gen
 
         def predict(z: Tensor, u: Tensor) -> Tensor:
             return self._student_x0(z, u, batch.cond)

@@ -10,6 +10,7 @@ and into the time argument of a network. Levels are float64 tensors of shape (B,
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Literal, get_args
 
@@ -53,6 +54,17 @@ class NoisePath(ABC):
     @abstractmethod
     def time(self, u: Tensor) -> Tensor:
         """What the network is told: sigma on a flow path, the integer index on a diffusion path."""
+
+    @abstractmethod
+    def levels(self, draw: Tensor, low: float, high: float, below: Tensor | None = None) -> Tensor:
+        """Levels between two others, spread as `draw` (B,) is spread over [0, 1), at which a network may be asked.
+
+        With `below` (B,) they are strictly under those levels too. Where nothing is left, `low` is used.
+        """
+
+    @abstractmethod
+    def holds(self, low: float, high: float) -> bool:
+        """Whether there are any levels between two others."""
 
     @abstractmethod
     def _v_to_x0(self, v: Tensor, x: Tensor, a: Tensor, s: Tensor) -> Tensor: ...
@@ -126,6 +138,18 @@ class FlowPath(NoisePath):
     def time(self, u: Tensor) -> Tensor:
         return self.sigma(u).float()
 
+    def levels(self, draw: Tensor, low: float, high: float, below: Tensor | None = None) -> Tensor:
+        """On [low, high), every level alike; see `NoisePath.levels`."""
+        upper = torch.full_like(draw, high)
+        if below is not None:
+            upper = torch.minimum(upper, below)
+        # Rounding can lift low + (upper - low) * draw to upper itself; the level stays strictly below it.
+        inside = torch.minimum(low + (upper - low) * draw, torch.nextafter(upper, torch.zeros_like(upper)))
+        return inside.clamp(min=low)
+
+    def holds(self, low: float, high: float) -> bool:
+        return low < high
+
     def _v_to_x0(self, v: Tensor, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
         return x - s * v
 
@@ -137,8 +161,10 @@ class DiffusionPath(NoisePath):
     """Variance-preserving diffusion (SD1.5, SDXL): a = sqrt(abar), s = sqrt(1 - abar), v = a * eps - s * x0.
 
     Level u stands for index floor(T * u) - 1 of a table of T cumulative alphas: 1 is the last index (999), and
-    u = 0 lies before the first, where the image is clean. The floor keeps the inequality strict: a level drawn
-    below the generator's has a smaller index. No shift: uniform in u is uniform in the index, as the author says.
+    u = 0 lies before the first, where the image is clean. No shift: uniform in u is uniform in the index, as the author says.
+
+    A range to draw from is one of indices, T * low to T * high, both drawn: DMD2's 20 to 980 for [0.02, 0.98], and
+    0 to 999 for [0, 1]. The clean image has no index and is never drawn: there is no noise in it to predict.
     """
 
     def __init__(self, alphas_cumprod: Tensor, prediction: Prediction = "eps") -> None:
@@ -153,6 +179,24 @@ class DiffusionPath(NoisePath):
     def _place(self, u: Tensor) -> Tensor:
         # Levels such as 0.3 are not exact in binary; 1e-6 of an index keeps 0.3 * 1000 at 300.
         return torch.floor(u.double() * (len(self.table) - 1) + 1e-6).long()
+
+    def _indices(self, low: float, high: float) -> tuple[int, int]:
+        """The first and the last index of a range."""
+        total = len(self.table) - 1
+        return math.ceil(low * total - 1e-6), min(math.floor(high * total + 1e-6), total - 1)
+
+    def levels(self, draw: Tensor, low: float, high: float, below: Tensor | None = None) -> Tensor:
+        """At the indices of a range, every one alike; see `NoisePath.levels`."""
+        first, last = self._indices(low, high)
+        upper = torch.full_like(draw, last)
+        if below is not None:
+            upper = torch.minimum(upper, self._place(below).to(draw) - 2)  # the index under that level's
+        index = first + torch.floor(draw * (upper - first + 1).clamp(min=1))
+        return (index + 1) / (len(self.table) - 1)
+
+    def holds(self, low: float, high: float) -> bool:
+        first, last = self._indices(low, high)
+        return first <= last
 
     def coefficients(self, u: Tensor) -> tuple[Tensor, Tensor]:
         abar = self.table.to(u.device)[self._place(u)]

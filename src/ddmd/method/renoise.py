@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .noise import NoisePath
+
 
 class Rule(NamedTuple):
     """What a schedule does: is CA kept below the generator's level, is DM, and do both share one level and noise?"""
@@ -36,8 +38,9 @@ class RenoiseSchedule:
     """Draws (u_ca, u_dm) for a batch.
 
     `clamp` bounds every level: at u near 0 the normaliser divides by nothing, at u near 1 there is no signal.
-    A window replaces the rule's range of its branch, in levels: the paper's tau in [0, .05] is (.95, 1).
-    Where the generator's level is below the clamp the range is empty and its lower bound is used.
+    A window replaces the rule's range of its branch, in levels: the paper's tau in [0, .05] is (.95, 1). It may reach
+    over the clamp, which cuts it, but must not lie outside. Where the generator's level is below the clamp the rule's
+    range is empty and its lower bound is used.
     """
 
     name: str = "hybrid"
@@ -52,6 +55,9 @@ class RenoiseSchedule:
             window = getattr(self, key)
             if window is not None and not 0 <= window[0] < window[1] <= 1:
                 raise ValueError(f"{key}: found {window}; two increasing levels inside [0, 1] are needed")
+            low, high = self.range_of(window)
+            if low >= high:
+                raise ValueError(f"{key}: found {window}, outside clamp {self.clamp}; let the two overlap")
         if self.coupled and (self.ca_window or self.dm_window) and self.ca_window != self.dm_window:
             raise ValueError(f"ca_window, dm_window: found {self.ca_window}, {self.dm_window}; a coupled schedule needs them equal")
 
@@ -60,24 +66,19 @@ class RenoiseSchedule:
         """Whether both branches see one and the same noisy image."""
         return RULES[self.name].coupled
 
-    def draw(self, u_gen: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Levels of the two branches for generator levels `u_gen`; all of shape (B,)."""
+    def draw(self, u_gen: Tensor, path: NoisePath, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Levels of the two branches on a path for generator levels `u_gen`; all of shape (B,)."""
         rule = RULES[self.name]
-        u_ca = self._uniform(u_gen, rule.ca_below, self.ca_window, generator)
+        u_ca = self._levels(u_gen, path, rule.ca_below, self.ca_window, generator)
         if rule.coupled:
             return u_ca, u_ca
-        return u_ca, self._uniform(u_gen, rule.dm_below, self.dm_window, generator)
+        return u_ca, self._levels(u_gen, path, rule.dm_below, self.dm_window, generator)
 
-    def _uniform(self, u_gen: Tensor, below: bool, window: Window | None, generator: torch.Generator | None) -> Tensor:
+    def range_of(self, window: Window | None) -> Window:
+        """The clamp, or the part of a window inside it."""
         low, high = self.clamp
-        upper = torch.full_like(u_gen, high)
-        if window is not None:
-            low, high = max(low, window[0]), min(high, window[1])
-            low = min(low, high)
-            upper.fill_(high)
-        elif below:
-            upper = torch.minimum(upper, u_gen)
+        return (low, high) if window is None else (max(low, window[0]), min(high, window[1]))
+
+    def _levels(self, u_gen: Tensor, path: NoisePath, below: bool, window: Window | None, generator: torch.Generator | None) -> Tensor:
         draw = torch.rand(u_gen.shape, generator=generator, device=u_gen.device, dtype=u_gen.dtype)
-        # float32 rounding can lift low + (upper - low) * draw to upper itself; the draw stays strictly below it.
-        inside = torch.minimum(low + (upper - low) * draw, torch.nextafter(upper, torch.zeros_like(upper)))
-        return inside.clamp(min=low)
+        return path.levels(draw, *self.range_of(window), u_gen if below and window is None else None)

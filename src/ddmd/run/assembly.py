@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from ..errors import InputError
 from ..method.adversarial import Adversary, Head
 from ..method.batch import Condition
 from ..method.distiller import Distiller, MeanVariance, Objective, Plan
+from ..method.noise import NoisePath
 from ..method.rng import stream
 from ..teachers.builtin import model_folder
 from ..teachers.denoisers import Denoiser, load_denoiser
@@ -72,7 +75,11 @@ def build_distiller(
     rank: int = 0,
     optimizer: MakeOptimizer = adamw,
 ) -> Distiller:
-    """The recipe's updates on its roles; `cond` is any batch's, to see how wide features are."""
+    """The recipe's updates on its roles; `cond` is any batch's, to see how wide features are.
+
+    Raises InputError for levels that the model's path does not have.
+    """
+    check_levels(recipe, denoiser.path)
     optim, o, f = recipe.optim, recipe.objective, recipe.fake
     adversary = _adversary(recipe, denoiser, roles, cond, device, optimizer)
     student_optimizer = optimizer(recipe, optim.student_lr, roles.parameters("student"))
@@ -100,6 +107,24 @@ def build_distiller(
         roles, denoiser.path, objective, plan, denoiser.shape, student_optimizer, fake_optimizer,
         stream(recipe.seed, "noise", rank, device=device), stream(recipe.seed, "exit step"), adversary,
     )  # fmt: skip
+
+
+def check_levels(recipe: Recipe, path: NoisePath) -> None:
+    """Raise InputError for a range or a grid that falls between the entries of the model's noise table, or together on one."""
+    schedule, gan = recipe.schedule, recipe.objective.gan
+    ranges = {
+        "renoise.clamp": schedule.range_of(None),
+        "renoise.ca_window": schedule.range_of(schedule.ca_window),
+        "renoise.dm_window": schedule.range_of(schedule.dm_window),
+        "fake.range": (recipe.fake.range[0], recipe.fake.range[1]),
+        "objective.gan.levels": (gan.levels[0], gan.levels[1]) if gan else (0.0, 1.0),
+    }
+    for key, (low, high) in ranges.items():
+        if not path.holds(low, high):
+            raise InputError(key, f"[{low}, {high}], between two entries of the model's noise table", "widen it")
+    noise = path.coefficients(torch.tensor(recipe.grid, dtype=torch.float64))[1].tolist()
+    if any(later >= earlier for earlier, later in pairwise([*noise, 0.0])):
+        raise InputError("student.grid", f"{list(recipe.grid)}, of which the model's noise table tells some not apart", "spread its levels")
 
 
 def _adversary(
