@@ -28,6 +28,7 @@ from ..teachers.roles import Roles
 from ..teachers.sharding import alike, mean_gradients, placed_like, shard
 from .assembly import build_distiller, build_roles, open_denoiser
 from .checkpoint import Tensors, pack_optimizer, unpack_optimizer
+from .environment import without_foreign_settings
 from .recipe import Recipe
 
 CALIBRATION = 256  # images behind the mean-variance targets
@@ -100,7 +101,7 @@ class Parts:
 
 
 def accelerator_for(recipe: Recipe) -> Any:
-    """Accelerate as a recipe needs it, on the CPU where there is no GPU.
+    """Accelerate as a recipe needs it, whatever the environment asks of it, on the CPU where there is no GPU.
 
     Raises InputError where it does not hold torchrun's processes together, and where one process is asked to share its networks.
     """
@@ -108,7 +109,8 @@ def accelerator_for(recipe: Recipe) -> Any:
 
     asked, device = launch(), best_device()
     # Without being told so, accelerate takes each of torchrun's processes on a machine without GPUs for one alone.
-    accelerator = Accelerator(cpu=asked.told and device.type == "cpu")
+    with without_foreign_settings():
+        accelerator = Accelerator(cpu=asked.told and device.type == "cpu", mixed_precision="no")  # ddmd casts by itself
     if accelerator.num_processes != asked.processes:
         raise InputError("WORLD_SIZE", f"{asked.processes} for {accelerator.num_processes} joined processes", TORCHRUN)
     if recipe.optim.sharded and accelerator.num_processes == 1:

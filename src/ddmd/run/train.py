@@ -21,6 +21,7 @@ from ..teachers.denoisers.words import too_long
 from ..teachers.sampling import Network, sample_images
 from ..teachers.sharding import gathered, local, placed_like
 from . import checkpoint as ckpt
+from .environment import foreign_settings
 from .health import Health, output_statistics
 from .logs import Logs
 from .pictures import comparison, png_bytes
@@ -66,6 +67,8 @@ class Training:
         self.recipe, self.folder, self.observer = recipe, folder, observer
         self.lead = self.accelerator.is_main_process
         check_folder(recipe, folder, resume)
+        if foreign := foreign_settings():
+            observer.say(f"left out, since the recipe decides: {', '.join(foreign)}")
         if note := choose_attention(self.accelerator.device, recipe.optim.cudnn_attention):
             observer.say(note)
         self.parts: Parts = build(recipe, self.accelerator, observer.count)
