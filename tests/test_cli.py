@@ -1,11 +1,13 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 
 import pytest
 
+from ddmd.cli import main
 from ddmd.run.recipe import preset_names
 
 FAST = [
@@ -130,3 +132,40 @@ def test_two_processes_train_one_student(untrained, tmp_path, processes):
     assert len(state["distillers"]) == processes
     assert state["distillers"][0]["generator"] != state["distillers"][1]["generator"]
     assert state["distillers"][0]["rungs"] == state["distillers"][1]["rungs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("nosuch", "No such command 'nosuch'"),
+        ("distill", "Missing argument.*see `ddmd distill --help`"),
+        ("distill shapes --nope", "No such option: --nope"),
+        ("sample shapes -p a --steps x", "--steps"),
+        ("sample shapes -p a --steps 0", "--steps"),
+        ("sample shapes -p a --steps 100000", "--steps"),
+        ("sample shapes -p a --guidance inf", "--guidance"),
+        ("sample shapes -p a --guidance nan", "--guidance"),
+        ("sample shapes -p a --seed 1.5", "--seed"),
+        ("recipes a b", "unexpected extra argument"),
+        ("recipes a\u2028b", "a.u2028b"),
+        ("lab fig2 --seeds 1000000000", "--seeds"),
+        ("evaluate shapes --prompts 1", "--prompts"),
+        ("builtin train shapes --lr inf", "--lr"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_code_2(words, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ddmd", *words.split(" ")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert re.fullmatch(f"ddmd: .*{said}.*\n", printed.err), printed.err
+    assert printed.out == ""
+
+
+def test_help_is_whole(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ddmd", "sample", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "Usage: ddmd sample" in capsys.readouterr().out

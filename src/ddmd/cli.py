@@ -11,11 +11,14 @@ import typer
 
 from .commands.data import builtin, cache
 from .commands.measure import evaluate, generate, scorer
-from .commands.screen import Out, Screen, Seed, Threads, check_address, print_table, set_threads
+from .commands.screen import MOST_GUIDANCE, MOST_STEPS, Out, Screen, Seed, Threads, check_address, print_table, set_threads
 from .commands.study import app as study
 from .devices import launch
-from .errors import InputError
+from .errors import InputError, one_line
 from .extras import require
+
+# typer keeps its own copy of click, or takes the installed one: either way the public error derives from it.
+USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     name="ddmd", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -31,13 +34,23 @@ app.add_typer(study, name="study")
 def main() -> None:
     """Run the command line: exit code 0 on success, 2 on bad input (one line), 1 on a failure of ours, 130 when interrupted."""
     try:
-        app()
+        code = app(prog_name="ddmd", standalone_mode=False)
     except InputError as error:
-        print(f"ddmd: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("ddmd: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end(str(error), 2)
+    except USAGE_ERROR as error:
+        if not str(error.format_message()).strip() or type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # a command without its words is asked for help
+            sys.exit(2)
+        asked = error.ctx.command_path if getattr(error, "ctx", None) else "ddmd"
+        _end(f"{error.format_message().rstrip('.')}; see `{asked} --help`", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _end("interrupted", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(message: str, code: int) -> None:
+    print(f"ddmd: {one_line(message)}", file=sys.stderr)
+    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)
@@ -97,8 +110,8 @@ def distill(
 def sample(
     model: Annotated[str, typer.Argument(help="A run's folder, a pipeline's folder, or an embedded teacher's name.")],
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; repeat for several. Empty is the unconditional.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; a student's own, or 50.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=1, help="Guidance scale alpha; 1 for a student, 3 for a teacher.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=MOST_STEPS, help="Steps; a student's own, or 50.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=1, max=MOST_GUIDANCE, help="Guidance scale alpha; 1 for a student, 3 for a teacher.")] = None,
     seed: Seed = 0,
     out: Out = None,
     beside: Annotated[
@@ -161,11 +174,11 @@ app.command()(generate)
 def lab(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="fig2, fig3, fig4a, fig4b, table1, table2, baking or sensitivity.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every run; recipe=NAME varies another recipe.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds, from 0 on.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Seeds, from 0 on.")] = 5,
     out: Out = None,
     runs: Annotated[Path, typer.Option(help="Where runs lie; experiments share those that they have in common.")] = Path("runs/lab"),
     quick: Annotated[bool, typer.Option("--quick", help="Shorter runs, 300 report prompts.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; one a core, or one on a GPU, when not given.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, max=1024, help="Runs at once; one a core, or one on a GPU, when not given.")] = None,
 ) -> None:
     """One of the paper's experiments, on any recipe; a killed one goes on by the same command, finished runs are re-used."""
     require("lab")
@@ -258,7 +271,7 @@ def run_folder(name: str, resume: bool) -> Path:
 
 def _model_and_steps(text: str) -> tuple[str, int | None]:
     name, separator, number = text.rpartition(":")
-    return (name, int(number)) if separator and number.isdigit() and int(number) > 0 else (text, None)
+    return (name, int(number)) if separator and number.isdecimal() and 0 < len(number) < 5 and 0 < int(number) <= MOST_STEPS else (text, None)
 
 
 def _is_lead() -> bool:

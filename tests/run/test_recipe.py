@@ -1,7 +1,14 @@
+import copy
+import functools
+import math
+
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from ddmd.errors import InputError
+from ddmd.run.overrides import section_of
+from ddmd.run.plain_yaml import parse_yaml
 from ddmd.run.recipe import Recipe, load_recipe, preset_names
 
 
@@ -76,6 +83,24 @@ def test_overrides_are_read_as_yaml_and_nested():
         ("name.of=3", ["name"]),
         ("optim.student_lr=-1", ["optim.student_lr", "-1"]),
         ("suite=null", ["train.prompts"]),
+        ("optim.betas=[0.0, 1.0]", ["optim.betas", "less than 1"]),
+        ("student.steps=100000", ["student.steps", "1000"]),
+        ("report.student_steps=[4, 100000]", ["report.student_steps", "1000"]),
+        ("resolution=7", ["resolution", "8"]),
+        ("resolution=1000000000", ["resolution", "16384"]),
+        ("train.batch=1000000000", ["train.batch", "65536"]),
+        ("train.cycles=99999999999999999999", ["train.cycles"]),
+        ("optim.decay=-1", ["optim.decay", "-1"]),
+        ("renoise.clamp=[-0.1, 0.9]", ["clamp", "-0.1"]),
+        ("objective.mean_variance.targets=[0.1, 0.0]", ["targets", "variance"]),
+        ("optim.sharded=yes", ["optim.sharded", "true or false"]),
+        ("train.cycles=010", ["train.cycles", "010"]),
+        ("model=", ["model", "at least 1"]),
+        ("name=../elsewhere", ["name", "letters"]),
+        ("a.b.c.d.e.f.g.h.i=1", ["unknown key"]),
+        ("about=a\0b", ["about", "NUL"]),
+        ("train.prompts=caf\udce9.txt", ["train.prompts", "UTF-8"]),
+        ("objective.alpha=" + "9" * 5000, ["objective.alpha"]),
     ],
 )
 def test_impossible_values_name_the_key_what_was_found_and_the_mend(override, words):
@@ -113,3 +138,63 @@ def test_recipes_are_immutable():
 
 def test_every_section_forbids_unknown_keys():
     assert Recipe.model_config["extra"] == "forbid"
+
+
+def numeric_keys(model, path=()):
+    """Keys of a recipe that hold a number, and whether they hold several."""
+    for name, field in model.model_fields.items():
+        section = section_of(field.annotation)
+        kind = str(field.annotation)
+        if section:
+            yield from numeric_keys(section, (*path, name))
+        elif name != "seed" and ("int" in kind or "float" in kind):
+            yield ".".join((*path, name)), "list" in kind
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan, 10**26, -(10**26), 1e300, -1e300])
+def test_no_key_takes_an_impossible_number(number):
+    whole = load_recipe("shapes_ca_gan", ["adapters.rank=2", "objective.mean_variance.weight=1"]).model_dump()
+    keys = list(numeric_keys(Recipe))
+    assert len(keys) > 40
+    for key, pair in keys:
+        values = copy.deepcopy(whole)
+        *parents, last = key.split(".")
+        functools.reduce(dict.__getitem__, parents, values)[last] = [number, number] if pair else number
+        with pytest.raises(ValidationError) as caught:
+            Recipe.model_validate(values)
+        assert [str(part) for part in caught.value.errors()[0]["loc"]][: len(parents) + 1] == [*parents, last]
+
+
+def test_the_text_of_a_text_key_is_taken_as_it_stands():
+    for text in ("data #2/prompts.txt", "2024-01-01.txt", "null.txt", "007", "1e5", "yes", "[a", "*a", "'a'"):
+        recipe = load_recipe("shapes", [f"train.prompts={text}", f"model={text}"])
+        assert (recipe.train.prompts, recipe.model) == (text, text)
+        assert Recipe.model_validate(parse_yaml(recipe.to_yaml())) == recipe
+    for text in ("null", ""):
+        assert load_recipe("shapes", [f"train.prompts={text}"]).train.prompts is None
+    assert load_recipe("shapes", ["model=null"]).model == "null"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63, 2**64, 10**30])
+def test_seeds_of_any_size_load(seed, tmp_path):
+    recipe = load_recipe("shapes", [f"seed={seed}"])
+    assert recipe.seed == seed
+    (tmp_path / "r.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(str(tmp_path / "r.yaml")).seed == seed
+
+
+def test_bases_that_are_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("base: ./b.yaml")
+    (tmp_path / "b.yaml").write_text("base: a.yaml")
+    with pytest.raises(InputError, match="naming itself"):
+        load_recipe("a.yaml")
+    (tmp_path / "c.yaml").write_text("base: [shapes]")
+    with pytest.raises(InputError, match="name a preset or a YAML file"):
+        load_recipe("c.yaml")
+    (tmp_path / "d.yaml").mkdir()
+    with pytest.raises(InputError, match="a folder"):
+        load_recipe("d.yaml")
+    (tmp_path / "e.yaml").write_bytes("name: a".encode("utf-16"))
+    with pytest.raises(InputError, match="UTF-16"):
+        load_recipe("e.yaml")

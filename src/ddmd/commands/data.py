@@ -10,13 +10,13 @@ import typer
 
 from ..devices import best_device
 from ..errors import InputError
-from .screen import Out, Screen, Seed, Threads, set_threads
+from .screen import LARGEST, LARGEST_BATCH, MOST_GUIDANCE, MOST_STEPS, SMALLEST, Out, Screen, Seed, Threads, set_threads
 
 builtin = typer.Typer(no_args_is_help=True, help="Fetch, train and pack what the embedded teachers are made of.")
 cache = typer.Typer(no_args_is_help=True, help="Real images for GAN terms, as latents on disk (train.reals).")
 
 Teacher = Annotated[str, typer.Argument(help="A pipeline's folder or an embedded teacher's name.")]
-Resolution = Annotated[int | None, typer.Option(min=1, help="Pixels on a side; the model's own when not given.")]
+Resolution = Annotated[int | None, typer.Option(min=SMALLEST, max=LARGEST, help="Pixels on a side; the model's own when not given.")]
 
 
 @cache.command("latents")
@@ -43,11 +43,11 @@ def cache_latents(
 @cache.command("samples")
 def cache_teacher_samples(
     model: Teacher,
-    prompts: Annotated[Path, typer.Argument(help="A file of prompts (txt, jsonl, csv, parquet) or a saved dataset.")],
+    prompts: Annotated[Path, typer.Argument(help="A file of prompts (txt, jsonl, json, csv, tsv, parquet) or a saved dataset.")],
     out: Out = None,
     resolution: Resolution = None,
-    steps: Annotated[int, typer.Option(min=1, help="The teacher's steps.")] = 50,
-    guidance: Annotated[float, typer.Option(min=1, help="The teacher's guidance scale alpha.")] = 3.0,
+    steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="The teacher's steps.")] = 50,
+    guidance: Annotated[float, typer.Option(min=1, max=MOST_GUIDANCE, help="The teacher's guidance scale alpha.")] = 3.0,
     seed: Seed = 0,
 ) -> None:
     """Draw a teacher's own pictures of prompts; run it again to go on after an interruption."""
@@ -96,7 +96,9 @@ def builtin_train(
     out: Out = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps; the shipped weights' number when not given.")] = None,
     start: Annotated[Path | None, typer.Option(help="Begin with the weights of this pipeline folder.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="A teacher's pictures a step; the recipe's when not given.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_BATCH, help="A teacher's pictures a step; the recipe's when not given.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="A teacher's highest learning rate; the recipe's when not given.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Emoji: the folder that `ddmd builtin fetch` wrote.")] = None,
     seed: Seed = 0,
@@ -116,8 +118,8 @@ def builtin_train(
         makers |= {world: partial(make_drawn, world), f"{world}-verifier": partial(make_verifier, world)}
     if name not in makers:
         raise InputError("builtin train", repr(name), f"use one of {', '.join(makers)}")
-    if lr is not None and not lr > 0:
-        raise InputError("--lr", str(lr), "give a number above 0")
+    if lr is not None and not 0 < lr <= 1:
+        raise InputError("--lr", str(lr), "give a number above 0, at most 1")
     folder = out or Path("runs") / f"builtin-{name}"
     given = {"steps": steps, "batch": batch, "lr": lr}
     changes = {"seed": seed} | {key: value for key, value in given.items() if value is not None}

@@ -9,7 +9,20 @@ import typer
 
 from ..devices import launch
 from ..errors import InputError
-from .screen import Out, Screen, Seed, Threads, print_table, set_threads
+from .screen import (
+    LARGEST,
+    LARGEST_BATCH,
+    MOST_GUIDANCE,
+    MOST_PROMPTS,
+    MOST_STEPS,
+    SMALLEST,
+    Out,
+    Screen,
+    Seed,
+    Threads,
+    print_table,
+    set_threads,
+)
 
 scorer = typer.Typer(no_args_is_help=True, help="Scorers: what each needs, and environments for those that pin old packages.")
 
@@ -21,9 +34,9 @@ SuiteName = Annotated[
 ]
 Data = Annotated[Path | None, typer.Option(help="The benchmark's prompts: a file or folder, as published.")]
 Base = Annotated[Path | None, typer.Option(help="The SDXL pipeline that a published student's U-Net or LoRA belongs to.")]
-Steps = Annotated[int, typer.Option(min=1, help="A teacher's many steps.")]
-Guidance = Annotated[float, typer.Option(min=1, help="A teacher's guidance scale.")]
-ImageBatch = Annotated[int, typer.Option(min=1, help="Images drawn at once.")]
+Steps = Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="A teacher's many steps.")]
+Guidance = Annotated[float, typer.Option(min=1, max=MOST_GUIDANCE, help="A teacher's guidance scale.")]
+ImageBatch = Annotated[int, typer.Option(min=1, max=LARGEST_BATCH, help="Images drawn at once.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts: for a trial.")]
 
 
@@ -38,13 +51,13 @@ def evaluate(
     base: Base = None,
     mode: Annotated[str, typer.Option(help="dpg: strict, or official (the published script's numbers, quirks included).")] = "strict",
     resolution: Annotated[
-        int | None, typer.Option(min=1, help="The side that every image must have; for grids of dpg, of one square.")
+        int | None, typer.Option(min=SMALLEST, max=LARGEST, help="The side that every image must have; for grids of dpg, of one square.")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that are missing or damaged, and say how many.")] = False,
-    prompts: Annotated[int, typer.Option(min=2, help="shapes, pairs, emoji: number of report prompts.")] = 1000,
+    prompts: Annotated[int, typer.Option(min=2, max=MOST_PROMPTS, help="shapes, pairs, emoji: number of report prompts.")] = 1000,
     limit: Limit = None,
     teacher_steps: Steps = 50,
-    few_steps: Annotated[int, typer.Option(min=1, help="shapes, pairs, emoji: a teacher's few steps.")] = 4,
+    few_steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="shapes, pairs, emoji: a teacher's few steps.")] = 4,
     guidance: Guidance = 3.0,
     batch: ImageBatch = 4,
     seed: Seed = 0,
@@ -129,7 +142,8 @@ def _shard(text: str | None) -> tuple[int, int]:
         told = launch()
         return told.rank, told.processes
     number, separator, of = text.partition("/")
-    if not (separator and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+    digits = number.isdecimal() and of.isdecimal() and len(number + of) < 20  # int() refuses thousands of them
+    if not (separator and digits and int(number) < int(of)):
         raise InputError("--shard", repr(text), "write I/N with I from 0 to N - 1, such as 0/4")
     return int(number), int(of)
 

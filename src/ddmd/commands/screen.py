@@ -15,6 +15,10 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder (or file) to wri
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; all cores when not given.")]
 
+MOST_THREADS = 4096
+MOST_STEPS, MOST_GUIDANCE = 1000, 1000.0  # as in a recipe
+LARGEST_BATCH, MOST_PROMPTS = 65536, 10**6
+SMALLEST, LARGEST = 8, 16384  # pixels on a side
 QUIET_SECONDS = 20  # between progress lines in a log
 
 
@@ -100,8 +104,8 @@ def print_table(rows: Sequence[Sequence[str]], numbers: bool = True) -> None:
 def set_threads(threads: int | None) -> None:
     """Limit torch to a number of CPU threads, where one is given."""
     if threads is not None:
-        if threads < 1:
-            raise InputError("--threads", str(threads), "give 1 or more")
+        if not 1 <= threads <= MOST_THREADS:
+            raise InputError("--threads", str(threads), f"give 1 to {MOST_THREADS}")
         import torch
 
         torch.set_num_threads(threads)

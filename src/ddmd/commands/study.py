@@ -25,7 +25,7 @@ def study_new(
     kind: Annotated[str, typer.Option(help="ranking (all models, each prompt) or sidebyside (the last against each other).")] = "ranking",
     n: Annotated[int, typer.Option("--n", min=1, help="Prompts to draw.")] = 500,
     seed: Seed = 0,
-    annotators: Annotated[int, typer.Option(min=1, help="Links to make.")] = 10,
+    annotators: Annotated[int, typer.Option(min=1, max=10_000, help="Links to make.")] = 10,
     judges: Annotated[int, typer.Option(min=1, help="Ranking: annotators who see each item; two or more measure agreement.")] = 1,
     checks: Annotated[int, typer.Option(min=0, help="Ranking: attention checks, with one spoiled image, for everybody.")] = 0,
     repeats: Annotated[int, typer.Option(min=0, help="Ranking: items shown a second time.")] = 0,

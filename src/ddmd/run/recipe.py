@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import InputError
+from ..files import read_text
 from ..method.guidance import GuidanceScale
 from ..method.renoise import RenoiseSchedule
 from ..method.student import check_grid, uniform_grid
+from .overrides import SHOWN, read_value, section_of
+from .plain_yaml import parse_yaml, write_yaml
 
-SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-Window = Annotated[list[float], Field(min_length=2, max_length=2)]
+MOST_STEPS = 1000  # of a sampler: published teachers are trained on so many levels
+DEEPEST_KEY = 8  # parts of a key; a recipe's own have 3
+MENDS = {  # pydantic's kinds of errors whose own words do not tell the mend
+    "bool_type": "write true or false",
+    "string_type": "give text; quote what YAML would take for something else",
+    "string_pattern_mismatch": "use letters, digits, spaces and . _ + -, at most 100, a letter or digit first",
+    "finite_number": "a finite number is needed",
+}
+
+
+def _as_text(text: str) -> str:
+    """A string that can be written to a file, and name one."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("give text in UTF-8, without NUL")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_as_text)]
+Place = Annotated[Text, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^\w[\w.+ -]{0,99}$")]  # of a run: it names folders and files
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Rate = Annotated[float, Field(gt=0, le=1)]  # AdamW moves each weight by about so much a step
+Guidance = Annotated[float, Field(ge=1, le=1000)]
+Window = Annotated[list[Share], Field(min_length=2, max_length=2)]
+Moments = Annotated[list[Annotated[float, Field(ge=-1e6, le=1e6)]], Field(min_length=2, max_length=2)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Warmup = Annotated[int, Field(ge=0, le=10**9)]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Rank = Annotated[int, Field(ge=1, le=8192)]
+Pixels = Annotated[int, Field(ge=8, le=16384)]
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class MeanVarianceSection(Section):
     """Eq. 7. `targets` are [mean, variance], or where to measure them: the teacher's samples or the data."""
 
     weight: Positive = 1.0
-    targets: Window | Literal["teacher", "data"] = "teacher"
+    targets: Moments | Literal["teacher", "data"] = "teacher"
 
 
 class GanSection(Section):
@@ -49,11 +79,11 @@ class GanSection(Section):
 class ObjectiveSection(Section):
     """Eq. 8 and what the paper leaves open about it."""
 
-    alpha: Annotated[float, Field(ge=1)]
-    alpha_warmup: Annotated[int, Field(ge=0)] = 0
-    alpha_spread: Window | None = None
-    ca_weight: Annotated[float, Field(ge=0)] = 1.0
-    dm_weight: Annotated[float, Field(ge=0)] = 1.0
+    alpha: Guidance
+    alpha_warmup: Warmup = 0
+    alpha_spread: Annotated[list[Guidance], Field(min_length=2, max_length=2)] | None = None
+    ca_weight: Weight = 1.0
+    dm_weight: Weight = 1.0
     normalizer: Literal["per_branch", "none", "dmd2", "shared"] = "per_branch"
     floor: Positive = 0.02
     proxy_scale: Positive = 0.5
@@ -75,9 +105,9 @@ class RenoiseSection(Section):
 class StudentSection(Section):
     """The few-step student. `sampler` null is the model family's own."""
 
-    steps: Count = 4
-    grid: list[float] | None = None
-    shift: Positive | None = None  # time shift of its levels, in training and drawing (flow models); null is the teacher's own
+    steps: Steps = 4
+    grid: Annotated[list[Share], Field(max_length=MOST_STEPS)] | None = None
+    shift: Positive | None = None  # time shift of its levels, in training and drawing (flow models); null is the teacher\'s own
     sampler: Literal["sde", "ode"] | None = None
     source: Literal["simulate", "data"] = "simulate"
 
@@ -89,7 +119,7 @@ class FakeSection(Section):
     turns the cycle round: the exit step is drawn first, the fake learns what the student makes there, and then judges it there.
     """
 
-    updates: Count = 1
+    updates: Steps = 1
     turn: Literal["joint", "alternate", "ahead"] = "joint"
     reuse_rollout: bool = False
     space: Literal["native", "x0"] = "native"
@@ -101,8 +131,8 @@ class FakeSection(Section):
 class AdaptersSection(Section):
     """LoRA student and fake on one base; null means full copies."""
 
-    rank: Count = 16
-    fake_rank: Count | None = None
+    rank: Rank = 16
+    fake_rank: Rank | None = None
     base: Literal["own", "int8"] = "own"  # int8: the frozen base's linear weights in eight bits (torchao)
 
     def rank_of(self, role: str) -> int:
@@ -113,15 +143,15 @@ class AdaptersSection(Section):
 class OptimSection(Section):
     """AdamW for both; `ema` averages the student that is evaluated and exported, from the teacher's weights on."""
 
-    student_lr: Positive
-    fake_lr: Positive
-    warmup: Annotated[int, Field(ge=0)] = 0
+    student_lr: Rate
+    fake_lr: Rate
+    warmup: Warmup = 0
     decay: Share = 0.0
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # adamw8bit: moments in eight bits (torchao)
-    betas: Window = [0.0, 0.99]
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: Annotated[list[Below1], Field(min_length=2, max_length=2)] = [0.0, 0.99]
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.0
     clip: Positive = 1.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    ema: Below1 = 0.95
     ema_warmup: bool = True  # a short average at first; false keeps the teacher's share in it, ema ** cycles
     gradient_checkpointing: bool = False
     gradient_accumulation: Count = 1  # parts of a batch, one after another, for one optimiser step
@@ -134,11 +164,11 @@ class TrainSection(Section):
     """Length, data and housekeeping, all counted in cycles (one generator update and its fake updates)."""
 
     cycles: Count
-    batch: Count = 32
-    prompts: str | None = None
-    cache: str | None = None  # a folder for encoded prompts; null keeps them, and the text encoders, in memory
+    batch: Annotated[int, Field(ge=1, le=65536)] = 32
+    prompts: Place | None = None
+    cache: Place | None = None  # a folder for encoded prompts; null keeps them, and the text encoders, in memory
     prompt_count: Count = 4000
-    reals: str | None = None  # a folder made by `ddmd cache`: the "data" of a GAN term or of source=data; null is the suite's
+    reals: Place | None = None  # a folder made by `ddmd cache`: the "data" of a GAN term or of source=data; null is the suite's
     reals_count: Count = 512
     log_every: Count = 5
     evaluate_every: Count = 50
@@ -153,18 +183,18 @@ class ReportSection(Section):
     """What the closing evaluation measures; `teacher_guidance` null is the objective's alpha."""
 
     prompts: Count = 1000
-    teacher_steps: Count = 50
-    teacher_guidance: Annotated[float, Field(ge=1)] | None = None
-    student_steps: list[Count] = []
+    teacher_steps: Steps = 50
+    teacher_guidance: Guidance | None = None
+    student_steps: Annotated[list[Steps], Field(max_length=100)] = []
 
 
 class Recipe(Section):
     """A whole run."""
 
-    name: str
-    about: str = ""
-    model: str
-    resolution: Count | None = None  # pixels; the model's own when left out
+    name: Name
+    about: Text = ""
+    model: Place
+    resolution: Pixels | None = None  # pixels; the model's own when left out
     allow_distilled_teacher: bool = False  # train although the teacher's guidance seems to mean nothing
     suite: Literal["shapes", "pairs", "emoji"] | None = None
     seed: int = 0
@@ -186,6 +216,8 @@ class Recipe(Section):
             if not (0 <= window[0] < window[1] <= 1):
                 raise ValueError(f"{key}: found {window}; two increasing levels inside [0, 1] are needed")
         o = self.objective
+        if o.mean_variance and isinstance(o.mean_variance.targets, list) and o.mean_variance.targets[1] <= 0:
+            raise ValueError(f"objective.mean_variance.targets: found {o.mean_variance.targets}; a variance is above 0")
         if not (o.dm_weight or o.ca_weight or o.mean_variance or o.gan):
             raise ValueError("objective: found ca_weight, dm_weight, mean_variance and gan all off; nothing would train the student")
         if self.train.batch % self.optim.gradient_accumulation:
@@ -238,7 +270,7 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.model_dump(mode="json"))
 
 
 def _pair(window: Sequence[float] | None) -> tuple[float, float] | None:
@@ -252,7 +284,10 @@ def preset_names() -> list[str]:
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A preset by name or a YAML file, with `a.b=value` overrides applied; values are read as YAML.
+    """A preset by name or a YAML file, with `a.b=value` overrides applied.
+
+    The value of a key that holds text is that text as it stands (`null`, or nothing, is none where a key may have none);
+    other values are read as YAML.
 
     A preset may name another under `base` and give only what differs. Raises InputError naming the key, what was found and the mend.
     """
@@ -261,43 +296,41 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise InputError(override, "no key=value", "write overrides like objective.alpha=3")
-        try:
-            _assign(values, key.split("."), _value(text), override)
-        except yaml.YAMLError as error:
-            raise InputError(key, f"{text!r}, which is not YAML", "quote the value") from error
+        keys = key.split(".")
+        if len(keys) > DEEPEST_KEY:
+            raise InputError(key[:80], "an unknown key", "see `ddmd recipes NAME` for the keys")
+        _assign(values, keys, read_value(Recipe, keys, text), override)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _as_input_error(error, values) from error
-
-
-def _value(text: str) -> Any:
-    """An override's value: YAML, and numbers such as 5e-5, which YAML 1.1 takes for words."""
-    return float(text) if SCIENTIFIC.fullmatch(text) else yaml.safe_load(text)
+        raise _as_input_error(error) from error
 
 
 def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
+    if path.suffix.lower() in (".yaml", ".yml"):
+        if not os.path.exists(path):
             raise InputError(name, "no such file", "give a recipe's YAML file or one of " + ", ".join(preset_names()))
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path)
     elif name in preset_names():
         text = (resources.files("ddmd") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
-        raise InputError("recipe", repr(name), "use a YAML file or one of " + ", ".join(preset_names()))
+        raise InputError("recipe", SHOWN.repr(name), "use a YAML file or one of " + ", ".join(preset_names()))
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(name, "a file that is not YAML", " ".join(str(error).split())[:120]) from error
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise InputError(name, f"what is not YAML, or not a recipe's: {error}", "mend that line") from error
     if not isinstance(values, dict):
         raise InputError(name, "no keys", "a recipe is a YAML mapping; copy one from `ddmd recipes NAME`")
     base = values.pop("base", None)
     if base is None:
         return values
-    if base in seen:
+    if not isinstance(base, str):
+        raise InputError(f"{name}: base", SHOWN.repr(base), "name a preset or a YAML file")
+    here = str(path.resolve()) if path.is_file() else name
+    if here in seen:
         raise InputError("base", f"{base!r} naming itself", "a recipe's bases must end")
-    return _merged(_read(str(base), (*seen, name)), values)
+    return _merged(_read(base, (*seen, here)), values)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -317,26 +350,25 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any, override: str) 
     values[keys[-1]] = value
 
 
-def _as_input_error(error: ValidationError, values: dict[str, Any]) -> InputError:
+def _as_input_error(error: ValidationError) -> InputError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "list[", "literal["))) or "recipe"
     if first["type"] == "value_error":
         reason = str(first["ctx"]["error"])
         name, _, rest = reason.partition(": found ")
         found, _, mend = rest.partition("; ")
-        return InputError(name, found, mend) if mend else InputError(key, reason, "see `ddmd recipes NAME`")
+        return InputError(name, found, mend) if mend else InputError(key, SHOWN.repr(first["input"]), reason)
     if first["type"] == "extra_forbidden":
         known = ", ".join(_known_keys(first["loc"][:-1]))
         return InputError(key, "an unknown key", f"known here: {known}")
     if first["type"] == "missing":
         return InputError(key, "nothing", "this key is required")
-    return InputError(key, repr(first["input"])[:80], first["msg"][0].lower() + first["msg"][1:])
+    mend = MENDS.get(first["type"]) or first["msg"][0].lower() + first["msg"][1:]
+    return InputError(key, SHOWN.repr(first["input"]), mend)
 
 
 def _known_keys(loc: Sequence[int | str]) -> list[str]:
     model: Any = Recipe
     for part in loc:
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        model = section_of(model.model_fields[part].annotation)
     return list(model.model_fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,9 @@ def read_prompts(path: Path | str) -> list[str]:
     source, for one of an unknown kind, and for a row whose prompt is missing or no text.
     """
     path = Path(path)
-    try:
-        exists, folder = path.exists(), path.is_dir()
-    except OSError:  # a name too long
-        exists = folder = False
-    if not exists:
+    if not os.path.exists(path):
         raise InputError("prompts", f"no file {path}", f"give {FORMATS}")
-    reader = _dataset if folder else READERS.get(path.suffix.lower())
+    reader = _dataset if os.path.isdir(path) else READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(str(path), f"a file of the kind {path.suffix}", f"give {FORMATS}")
     try:

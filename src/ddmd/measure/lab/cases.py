@@ -6,14 +6,17 @@ A run lies in a folder named by its recipe and by the contents of the files that
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from torch import Tensor
 
+from ...errors import InputError
 from ...files import read_json, read_object, write_atomic, write_json
 from ...run import checkpoint as ckpt
 from ...run.recipe import Recipe, load_recipe
@@ -106,12 +109,29 @@ def _resolved(name: str, overrides: Sequence[str]) -> Recipe:
     for text in overrides:
         key, separator, factor = text.partition("*=")
         if separator:
-            value: Any = recipe
-            for part in key.split("."):
-                value = getattr(value, part)
-            scaled = value * float(factor)
+            value = _number(recipe, key)
+            scaled = value * _factor(text, factor)
             plain.append(f"{key}={max(1, round(scaled)) if isinstance(value, int) else scaled}")
     return load_recipe(name, plain)
+
+
+def _number(recipe: Recipe, key: str) -> int | float:
+    value: Any = recipe
+    for part in key.split("."):
+        value = getattr(value, part, None) if isinstance(value, BaseModel) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(key, "no number to multiply", "name a key of the recipe that holds one, or write key=value")
+    return value
+
+
+def _factor(override: str, text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError as error:
+        raise InputError(override, f"a factor that is no number, {text[:40]!r}", "write key*=0.5") from error
+    if not 0 <= factor < math.inf:
+        raise InputError(override, f"the factor {text[:40]}", "give a finite number, 0 or more")
+    return factor
 
 
 class _Quiet:
