@@ -81,6 +81,7 @@ def test_overrides_are_read_as_yaml_and_nested():
         ("objective.alpha", ["key=value"]),
         ("objective.alpha=[", ["objective.alpha", "YAML"]),
         ("name.of=3", ["name"]),
+        ("renoise.ca_window=[0.99, 1.0]", ["ca_window", "outside clamp"]),
         ("optim.student_lr=-1", ["optim.student_lr", "-1"]),
         ("suite=null", ["train.prompts"]),
         ("optim.betas=[0.0, 1.0]", ["optim.betas", "less than 1"]),
@@ -109,6 +110,12 @@ def test_impossible_values_name_the_key_what_was_found_and_the_mend(override, wo
     text = str(caught.value)
     assert "\n" not in text
     assert all(word in text for word in words), text
+
+
+def test_a_fake_of_adapters_cannot_follow():
+    with pytest.raises(InputError, match=r"^fake\.follow: found 0\.03 with adapters.*adapters=null"):
+        load_recipe("shapes_lora", ["fake.follow=0.03"])
+    assert load_recipe("shapes", ["fake.follow=0.03"]).fake.follow == 0.03
 
 
 def test_nothing_to_train_is_refused():

@@ -140,11 +140,11 @@ def test_without_a_fake_there_is_none(kind, fresh):
 
 
 @pytest.mark.parametrize("kind", ["copies", "lora"])
-def test_a_full_cycle_runs_and_follows(kind, fresh):
+def test_a_full_cycle_runs(kind, fresh):
     network, denoiser = fresh
     roles = build(kind, network, denoiser)
     distiller = Distiller(
-        roles, denoiser.path, Objective(GuidanceScale(4.0), floor=0.02), Plan(follow=0.5), denoiser.shape,
+        roles, denoiser.path, Objective(GuidanceScale(4.0), floor=0.02), Plan(), denoiser.shape,
         torch.optim.AdamW(roles.parameters("student"), 1e-3), torch.optim.AdamW(roles.parameters("fake"), 1e-3),
         torch.Generator().manual_seed(0), torch.Generator().manual_seed(0),
     )  # fmt: skip
@@ -155,6 +155,26 @@ def test_a_full_cycle_runs_and_follows(kind, fresh):
     distiller.fake_update(sample=update.sample)
     assert all(torch.isfinite(value).all() for value in update.metrics.values())
     assert torch.equal(roles.teacher(*inputs(denoiser)), teacher)
+
+
+def test_a_fake_of_full_weights_moves_straight_to_the_student(fresh):
+    network, denoiser = fresh
+    roles = build("copies", network, denoiser)
+    for role, seed in (("student", 1), ("fake", 2)):
+        torch.manual_seed(seed)
+        for parameter in roles.parameters(role):
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    before, goal = ([p.detach().clone() for p in roles.parameters(role)] for role in ("fake", "student"))
+    roles.follow(0.3)
+    for was, to, now in zip(before, goal, roles.parameters("fake"), strict=True):
+        torch.testing.assert_close(now.detach(), was + 0.3 * (to - was))
+
+
+def test_adapters_do_not_follow(fresh):
+    """Their factors' mean is not their mean, and their mean has twice their rank."""
+    network, denoiser = fresh
+    with pytest.raises(RoleError, match="adapters"):
+        build("lora", network, denoiser).follow(0.3)
 
 
 def test_rank_zero_is_refused(fresh):

@@ -228,8 +228,11 @@ class Recipe(Section):
             raise ValueError("optim.sharded: found eight-bit weights or moments, which are not divided; leave one of them out")
         if self.suite is None and self.train.prompts is None:
             raise ValueError("train.prompts: found none and no suite to draw them from; give a text file, one prompt a line")
-        if self.fake.follow and self.adapters and self.adapters.fake_rank not in (None, self.adapters.rank):
-            raise ValueError("fake.follow: found adapters of unequal rank; the fake can follow only a student of its own shape")
+        if self.fake.follow and self.adapters:
+            raise ValueError(
+                f"fake.follow: found {self.fake.follow} with adapters, whose mean is no adapter of that rank; "
+                "train full copies (adapters=null), or set fake.follow=0"
+            )
         return self
 
     @property

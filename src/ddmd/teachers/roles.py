@@ -94,11 +94,9 @@ class Roles(ABC):
         self.network(role)
         loss.backward()
 
-    @torch.no_grad()
+    @abstractmethod
     def follow(self, rate: float) -> None:
         """Move the fake a share of the way to the student: fake <- (1 - rate) * fake + rate * student."""
-        for fake, student in zip(self.parameters("fake"), self.parameters("student"), strict=True):
-            local(fake).lerp_(local(student), rate)
 
     def state_dict(self, role: str) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.named_parameters(role).items()}
@@ -154,6 +152,11 @@ class CopyRoles(Roles):
     def to(self, device: torch.device) -> None:
         for network in self.networks.values():
             network.to(device)
+
+    @torch.no_grad()
+    def follow(self, rate: float) -> None:
+        for fake, student in zip(self.parameters("fake"), self.parameters("student"), strict=True):
+            local(fake).lerp_(local(student), rate)
 
     def shard(self, divide: Divide) -> None:
         self.divide = divide
@@ -224,6 +227,15 @@ class LoraRoles(Roles):
 
     def to(self, device: torch.device) -> None:
         self.base.to(device)
+
+    def follow(self, rate: float) -> None:
+        """Refused. An adapter's weights are a product of two factors, and the mean of two products has their ranks together.
+
+        Averaging the factors instead goes 1.3 to 1.4 times a step's length sideways. Cutting the mean back to the fake's
+        rank would be the best that rank can do, and still stand: a share of a few hundredths of what the student
+        learnt, in directions of its own, is less than what the fake has in its last ones, so it is cut off at every step.
+        """
+        raise RoleError("follow: found adapters; the mean of two adapters is none of the same rank, use full copies")
 
     def shard(self, divide: Divide) -> None:
         self.divide = divide
