@@ -55,11 +55,11 @@ def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     found = [parameter.grad for parameter in parameters if parameter.grad is not None and not _sharded(parameter)]
     for bucket in _buckets(found):
-        flat = torch.cat([gradient.flatten() for gradient in bucket]) if len(bucket) > 1 else bucket[0]
+        flat = torch.cat([gradient.flatten() for gradient in bucket]) if len(bucket) > 1 else bucket[0].flatten()
         torch.distributed.all_reduce(flat)  # gloo has no mean
         flat /= torch.distributed.get_world_size()
-        if len(bucket) > 1:
-            for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+        for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            if gradient.data_ptr() != mean.data_ptr():
                 gradient.copy_(mean.view_as(gradient))
 
 
