@@ -1,7 +1,6 @@
 """A real browser ranks by mouse, keyboard and dragging, reloads, and the report says what was clicked."""
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -141,12 +140,6 @@ def press(browser, *keys):
     chain.perform()
 
 
-def snapshot(browser, name):
-    """Pictures for the docs, where DDMD_SCREENSHOTS names a folder."""
-    if os.environ.get("DDMD_SCREENSHOTS"):
-        browser.save_screenshot(f"{os.environ['DDMD_SCREENSHOTS']}/{name}.png")
-
-
 def test_ranking_by_mouse_keyboard_and_dragging(served, browser):
     folder, address = served()
     browser.get(address)
@@ -167,7 +160,6 @@ def test_ranking_by_mouse_keyboard_and_dragging(served, browser):
     assert not browser.find_element(By.ID, "next").is_enabled()
     pictures[2].click()
     pictures[0].click()
-    snapshot(browser, "study-ranking")
     wanted[prompt()] = [names[2], names[0], names[1]]
     browser.find_element(By.ID, "next").click()
     done(1)
@@ -254,7 +246,6 @@ def test_side_by_side_asks_for_a_reason_and_works_on_a_phone(served, browser):
     for size in (LAPTOP, PHONE):
         assert seen(browser, size) == ["left", "right", "undo", "zoom", "next"]
     assert len(choices(browser)) == 6
-    snapshot(browser, "study-sidebyside-phone")
     for n, (key, words) in enumerate((("1", "sharper"), ("2", "<b>truer</b> colours")), 1):
         press(browser, key)
         assert not browser.find_element(By.ID, "next").is_enabled()
