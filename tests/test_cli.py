@@ -75,12 +75,13 @@ def test_a_run_from_start_to_picture(untrained, tmp_path):
     assert "report.html" in result.stderr
     refused(ddmd("distill", "shapes", f"model={untrained}", "train.cycles=2", *FAST, "--out", run), "--out", "another run")
 
-    picture = tmp_path / "one.png"
+    picture = tmp_path / "one.jpg"
     result = ddmd("sample", run, "-p", "a red circle", "--seed", 3, "--out", picture)
     assert result.returncode == 0, result.stderr
     from PIL import Image
 
-    assert Image.open(picture).size == (32, 32)
+    assert Image.open(picture).size == (32, 32) and Image.open(picture).format == "JPEG"
+    refused(ddmd("sample", run, "-p", "a red circle", "--out", tmp_path), "--out", "a folder")
     wide = tmp_path / "two.png"
     assert (
         ddmd("sample", run, "-p", "a red circle", "-p", "", "--out", wide, "--beside", untrained, "--beside", f"{untrained}:2").returncode
@@ -94,7 +95,11 @@ def test_a_run_from_start_to_picture(untrained, tmp_path):
     scores = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]
     assert set(scores) == {"student", "teacher", "teacher-no-cfg", "teacher-few-step"}
     assert scores["student"]["steps"] == 4
-    assert (tmp_path / "scores" / "table.md").read_text().count("\n") == 6
+    table = (tmp_path / "scores" / "table.md").read_text()
+    assert table.count("\n") == 6 + 2 * 4 and "student, frechet: of 6 images on 128 features" in table
+    page = (tmp_path / "scores" / "index.html").read_text()
+    assert "What the scores mean" in page and page.count("<img ") == 4 * 6 and "image-rendering: pixelated" in page
+    assert "a verifier" not in page.split("<dl>")[1] and "recall" not in page.split("<dl>")[1]  # what this table has
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(untrained, tmp_path):

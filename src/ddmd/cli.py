@@ -111,7 +111,9 @@ def sample(
     model: Annotated[str, typer.Argument(help="A run's folder, a pipeline's folder, or an embedded teacher's name.")],
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; repeat for several. Empty is the unconditional.")],
     steps: Annotated[int | None, typer.Option(min=1, max=MOST_STEPS, help="Steps; a student's own, or 50.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=1, max=MOST_GUIDANCE, help="Guidance scale alpha; 1 for a student, 3 for a teacher.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=1, max=MOST_GUIDANCE, help="Guidance scale alpha; 1 for a student, 3 for a teacher.")
+    ] = None,
     seed: Seed = 0,
     out: Out = None,
     beside: Annotated[
@@ -120,9 +122,11 @@ def sample(
 ) -> None:
     """Draw images from prompts."""
     from .files import write_atomic
-    from .measure.sample import draw
-    from .run.pictures import png_bytes, strips, to_pil
+    from .measure.sample import check_picture_name, draw
+    from .run.pictures import picture_bytes, strips, to_pil
 
+    path = out or Path("sample.png")
+    check_picture_name(path)
     rows: dict[str, Any] = {}
     with Screen() as screen:
         settings = [(*_model_and_steps(other), None) for other in beside or []] + [(model, steps, guidance)]
@@ -130,9 +134,9 @@ def sample(
             label, images, seconds = draw(name, prompt, count, scale, seed, screen.counter(name, len(prompt)))
             rows[label] = images
             screen.say(f"{label.replace(chr(10), ', ')}: {seconds:.3f} s an image")
-    path = out or Path("sample.png")
     single = not beside and len(prompt) == 1
-    write_atomic(path, png_bytes(to_pil(images[0]) if single else strips(rows)))
+    picture = to_pil(images[0]) if single else strips(rows, whole=True)
+    write_atomic(path, picture_bytes(picture, path.suffix.lower()))
     print(path)
 
 
@@ -271,7 +275,9 @@ def run_folder(name: str, resume: bool) -> Path:
 
 def _model_and_steps(text: str) -> tuple[str, int | None]:
     name, separator, number = text.rpartition(":")
-    return (name, int(number)) if separator and number.isdecimal() and 0 < len(number) < 5 and 0 < int(number) <= MOST_STEPS else (text, None)
+    return (
+        (name, int(number)) if separator and number.isdecimal() and 0 < len(number) < 5 and 0 < int(number) <= MOST_STEPS else (text, None)
+    )
 
 
 def _is_lead() -> bool:

@@ -73,7 +73,8 @@ def evaluate(
         if suite in EMBEDDED:
             from ..measure.evaluate import evaluate as score
 
-            results = score(models, suite, folder, prompts, teacher_steps, few_steps, guidance, seed, screen.count)
+            n = min(prompts, limit or prompts)
+            results = score(models, suite, folder, n, teacher_steps, few_steps, guidance, seed, screen.count)
         else:
             from ..measure.evaluate.benchmark import run_benchmark
             from ..measure.evaluate.scorers import parse_paths
@@ -85,14 +86,20 @@ def evaluate(
                 mode=mode, resolution=resolution, skip_bad=skip_bad,
             )  # fmt: skip
             results = run_benchmark(suite, wish, screen.count, screen.say)
+    from ..run.results import remarks
+
     if suite in EMBEDDED:
         from ..run.results import table
 
         print_table(table(results["scores"]))
+        for said in remarks(results["scores"]):
+            print(said)
     else:
         from ..measure.evaluate.report import score_table
 
         print_table([[text for text, _ in row] for row in score_table(results["scores"])])
+        for said in remarks(results["scores"]):
+            print(said)
     print(folder / "results.json")
 
 

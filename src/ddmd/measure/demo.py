@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..extras import require
+from ..method.rng import sampling_seed
 from ..method.student import uniform_grid, walk
 from ..run.pictures import strips, to_pil
 from ..run.results import Setting, teacher_setting
@@ -27,6 +29,7 @@ STUDENT_STEPS = (1, 2, 4)
 SHOWN = 8  # pictures of the way, at most
 SCALE = 3  # small pictures are shown larger
 LARGE = 256  # pixels from which they are not
+ROUNDS, PATIENCE = 3, 5.0  # of drawing all rows, for their times; seconds after which no further round begins
 
 
 @dataclass(frozen=True)
@@ -64,25 +67,29 @@ class Pair:
         return rows + [("student", self.student, setting) for setting in students]
 
     def draw(self, prompt: str, seed: int, guidance: float) -> list[Drawn]:
-        """All rows of a sentence, from the same seed."""
-        return [
-            draw_way(f"{name}, {s.steps} step{'s' * (s.steps > 1)}", model, s, prompt, seed) for name, model, s in self.settings(guidance)
-        ]
+        """All rows of a sentence, from the same seed; times are medians over rounds of all rows, as far as there is time for more."""
+        rows = [(f"{name}, {s.steps} step{'s' * (s.steps > 1)}", model, s) for name, model, s in self.settings(guidance)]
+        for _, model, setting in rows:  # a step of each warms up
+            draw_way("", model, replace(setting, grid=setting.grid[:1]), prompt, seed)
+        rounds = [[draw_way(label, model, s, prompt, seed) for label, model, s in rows]]
+        while len(rounds) < ROUNDS and sum(row.seconds for each in rounds for row in each) < PATIENCE:
+            rounds.append([draw_way(label, model, s, prompt, seed) for label, model, s in rows])
+        return [replace(each[0], seconds=median(row.seconds for row in each)) for each in zip(*rounds, strict=True)]
 
 
 @torch.no_grad()
 def draw_way(label: str, denoiser: Denoiser, setting: Setting, prompt: str, seed: int) -> Drawn:
     """One image and the x0 predictions on the way; the time is that of the steps and of decoding the last."""
-    generator = torch.Generator(denoiser.device).manual_seed(seed)
+    generator = torch.Generator(denoiser.device).manual_seed(sampling_seed(seed))
     z = initial_noise(denoiser, 1, generator)
     predict = guided(denoiser, bare(denoiser), to_device(denoiser.encode([prompt]), denoiser.device), setting.guidance)
     began = time.perf_counter()
     found = [x0 for x0, _ in walk(predict, denoiser.path, (*setting.grid, 0.0), z, setting.sampler, generator)]
-    image = denoiser.decode(found[-1])[0]
+    image = denoiser.decode(found[-1])[0].float().cpu()  # on a GPU the time ends when it is here
     seconds = time.perf_counter() - began
     every = max(1, -(-len(found) // SHOWN))
     kept = found[::-1][::every][::-1]  # always with the last
-    return Drawn(label, seconds, image, denoiser.decode(torch.cat(kept)))
+    return Drawn(label, seconds, image, denoiser.decode(torch.cat(kept)).float().cpu())
 
 
 def shown(image: Tensor) -> Image.Image:

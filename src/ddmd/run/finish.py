@@ -15,7 +15,7 @@ from . import checkpoint as ckpt
 from .assembly import build_roles, open_denoiser
 from .export import export_lora, export_student, student_network
 from .report import write_report
-from .results import Setting, results_object, score_row, seconds_per_image, teacher_settings, weights_hash
+from .results import Setting, Timed, add_seconds, results_object, score_row, teacher_settings, weights_hash
 from .train import Training
 
 Progress = Callable[[str, int, int], None]
@@ -39,12 +39,15 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
         prompts = parts.suite.prompts("report", recipe.report.prompts)
         cond = parts.encode(prompts)
         student = bare(parts.denoiser, network)
+        timed: dict[str, Timed] = {}
 
         def row(name: str, setting: Setting, who: Any) -> dict[str, Any]:
             assert parts.suite is not None
-            return score_row(
+            timed[name] = Timed(parts.denoiser, who, setting, cond)
+            _, found = score_row(
                 parts.denoiser, who, setting, parts.suite, prompts, cond, recipe.seed, lambda done: progress(name, done, len(prompts))
             )
+            return found
 
         shipped = shipped_scores(recipe.model, recipe.report.prompts)
         for name, setting in teacher_settings(
@@ -53,14 +56,14 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
             known = shipped.get(name, {})
             if known.get("steps") == setting.steps and known.get("guidance") == setting.guidance:
                 scores[name] = {**known, "source": "shipped with the teacher; `ddmd evaluate` measures it again"}
-                # Speed is only comparable within one run, on one machine.
-                scores[name]["seconds_per_image"] = seconds_per_image(parts.denoiser, roles.teacher, setting, cond)
+                timed[name] = Timed(parts.denoiser, roles.teacher, setting, cond)  # speed compares on one machine only
             else:
                 scores[name] = row(name, setting, roles.teacher)
         scores["student"] = row("student", training.student_setting, student)
         for steps in recipe.report.student_steps:
             other = Setting(uniform_grid(steps), parts.sampler, 1.0)
             scores[f"student-{steps}"] = row(f"student-{steps}", other, student)
+        add_seconds(scores, timed)
         note += " Teacher scores were measured when its weights were made, on the same prompts." if shipped else ""
     results = results_object(
         recipe.suite or "none",
@@ -71,6 +74,7 @@ def finish(training: Training, progress: Progress) -> dict[str, Any]:
         train_seconds=round(training.seconds, 1),
         note=note,
         about=parts.suite.about if parts.suite else "",
+        pixels=parts.denoiser.resolution,
     )
     write_json(folder / "results.json", results)
     write_report(folder, f"{recipe.name}: {recipe.about}", recipe.to_yaml(), results, training.alarms, training.seconds)

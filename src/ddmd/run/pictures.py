@@ -1,17 +1,24 @@
-"""Sample grids as PNG."""
+"""Sample grids, and pictures as files."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..files import write_atomic
+
 if TYPE_CHECKING:
     from PIL import Image
 
-CELL = 96  # pixels of a small image in a grid; larger ones keep their size
+CELL = 96  # pixels of a small image in a grid
+SMALL = 128  # pixels up to which an image keeps its size, without loss
+LARGEST = 512  # pixels of a large image in a grid
+AREA = 4_000_000  # pixels of a grid of large images: some 1.5 MB as JPEG
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 GAP, LABEL = 6, 16
 
 
@@ -23,12 +30,29 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(array)
 
 
+def cell_of(side: int, count: int) -> int:
+    """Pixels of one image of `side` in a grid of `count`: small ones grow to 96, large ones share the grid's area."""
+    if side <= SMALL:
+        return max(CELL, side)
+    return min(side, LARGEST, max(CELL, int((AREA / max(1, count)) ** 0.5)))
+
+
+def fitted(image: Image.Image, cell: int) -> Image.Image:
+    """An image at the size of a grid's cell: enlarged pixel by pixel, or made smaller smoothly."""
+    from PIL import Image
+
+    if image.size == (cell, cell):
+        return image
+    smooth = image.width > cell
+    return image.resize((cell, cell), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+
+
 def comparison(columns: dict[str, Tensor], prompts: Sequence[str]) -> Image.Image:
     """Models side by side: a row a prompt, a column a model, labels above, prompts beneath their row."""
     from PIL import Image, ImageDraw, ImageFont
 
     first = next(iter(columns.values()))
-    cell = max(CELL, first.shape[-1])
+    cell = cell_of(first.shape[-1], len(columns) * len(prompts))
     width = max(len(columns) * (cell + GAP) + GAP, 3 * CELL)
     height = LABEL + GAP + len(prompts) * (cell + LABEL + GAP)
     canvas = Image.new("RGB", (width, height), "white")
@@ -37,19 +61,19 @@ def comparison(columns: dict[str, Tensor], prompts: Sequence[str]) -> Image.Imag
         left = GAP + j * (cell + GAP)
         draw.text((left, 2), name, fill="black", font=font)
         for i, image in enumerate(images):
-            picture = to_pil(image).resize((cell, cell), Image.Resampling.NEAREST)
-            canvas.paste(picture, (left, LABEL + GAP + i * (cell + LABEL + GAP)))
+            canvas.paste(fitted(to_pil(image), cell), (left, LABEL + GAP + i * (cell + LABEL + GAP)))
     for i, prompt in enumerate(prompts):
         draw.text((GAP, LABEL + GAP + i * (cell + LABEL + GAP) + cell + 1), prompt, fill="#444", font=font)
     return canvas
 
 
-def strips(rows: dict[str, Tensor]) -> Image.Image:
-    """Models above each other: a row a model, a column a prompt, names at the left."""
+def strips(rows: dict[str, Tensor], whole: bool = False) -> Image.Image:
+    """Models above each other: a row a model, a column a prompt, names at the left; large images smaller unless wanted `whole`."""
     from PIL import Image, ImageDraw, ImageFont
 
     first = next(iter(rows.values()))
-    cell, font = max(CELL, first.shape[-1]), ImageFont.load_default(12)
+    side, count = first.shape[-1], sum(map(len, rows.values()))
+    cell, font = max(CELL, side) if whole else cell_of(side, count), ImageFont.load_default(12)
     margin = int(max(110, *(font.getlength(line) + 2 * GAP for name in rows for line in name.split("\n"))))
     canvas = Image.new("RGB", (margin + len(first) * (cell + GAP), len(rows) * (cell + GAP) + GAP), "white")
     draw = ImageDraw.Draw(canvas)
@@ -57,7 +81,7 @@ def strips(rows: dict[str, Tensor]) -> Image.Image:
         top = GAP + i * (cell + GAP)
         draw.multiline_text((GAP, top + cell // 2 - 14), name, fill="black", font=font)
         for j, image in enumerate(images):
-            canvas.paste(to_pil(image).resize((cell, cell), Image.Resampling.NEAREST), (margin + j * (cell + GAP), top))
+            canvas.paste(fitted(to_pil(image), cell), (margin + j * (cell + GAP), top))
     return canvas
 
 
@@ -66,3 +90,28 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def picture_bytes(image: Image.Image, suffix: str) -> bytes:
+    """A PIL image as the format of a file's suffix (see FORMATS)."""
+    if FORMATS[suffix] == "PNG":
+        return png_bytes(image)
+    buffer = io.BytesIO()
+    options = {"subsampling": 0} if FORMATS[suffix] == "JPEG" else {}
+    image.save(buffer, format=FORMATS[suffix], quality=95, **options)
+    return buffer.getvalue()
+
+
+def grid_bytes(image: Image.Image, side: int) -> tuple[str, bytes]:
+    """A grid of images of `side` pixels as a file's suffix and content: PNG of small ones, else JPEG."""
+    if side <= SMALL:
+        return ".png", png_bytes(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=88)
+    return ".jpg", buffer.getvalue()
+
+
+def write_grid(path: Path, image: Image.Image, side: int) -> Path:
+    """Write a grid of images of `side` pixels at `path`, a name without suffix; returns the file."""
+    suffix, content = grid_bytes(image, side)
+    return write_atomic(path.with_name(path.name + suffix), content)

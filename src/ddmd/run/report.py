@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json_lines, write_atomic
-from ..pages import html_table, inline_image, page
-from .results import table
+from ..pages import PIXELATED, SHARP, html_table, linked_image, page
+from .pictures import FORMATS
+from .results import remarks, table
 
 WIDTH, HEIGHT, PAD = 340, 150, 34
 CURVES = {
@@ -28,7 +29,7 @@ CURVES = {
 }
 COLOURS = ("#1f6feb", "#d1242f")
 STYLE = """
-.curves { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 } figcaption { font-size: 13px } img { image-rendering: pixelated }
+.curves { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 } figcaption { font-size: 13px }
 pre { background: #f6f8fa; padding: 1em; overflow-x: auto; font-size: 12px }
 """
 
@@ -36,7 +37,7 @@ pre { background: #f6f8fa; padding: 1em; overflow-x: auto; font-size: 12px }
 def write_report(folder: Path, title: str, recipe_yaml: str, results: dict[str, Any], alarms: Sequence[str], seconds: float) -> Path:
     """Write folder/report.html from metrics.jsonl, samples/ and the results."""
     metrics = read_json_lines(folder / "metrics.jsonl")
-    grids = sorted((folder / "samples").glob("*.png"))
+    grids = sorted(path for path in (folder / "samples").glob("cycle-*") if path.suffix in FORMATS)
     shown = [*grids[:1], *grids[len(grids) // 2 : len(grids) // 2 + 1], *grids[-1:]] if len(grids) > 2 else grids
     body = [
         f"<h1>{html.escape(title)}</h1>",
@@ -44,15 +45,16 @@ def write_report(folder: Path, title: str, recipe_yaml: str, results: dict[str, 
         *(f"<p class=alarm>{html.escape(alarm)}</p>" for alarm in alarms),
         "<h2>Scores</h2>", html_table(table(results["scores"])),
         "<p>" + html.escape(f"{results.get('about', '')} {results.get('note', '')}".strip()) + "</p>",
-        "<h2>Samples</h2><div class=curves>", *(_picture(path) for path in dict.fromkeys(shown)), "</div>",
+        *(f"<p>{html.escape(said)}</p>" for said in remarks(results["scores"])),
+        "<h2>Samples</h2><div class=curves>", *(_picture(path, folder) for path in dict.fromkeys(shown)), "</div>",
         "<h2>Curves</h2><div class=curves>", *(_curve(name, keys, metrics) for name, keys in CURVES.items()), "</div>",
         "<h2>Recipe</h2>", f"<pre>{html.escape(recipe_yaml)}</pre>",
     ]  # fmt: skip
-    return write_atomic(folder / "report.html", page(title, body, STYLE))
+    return write_atomic(folder / "report.html", page(title, body, STYLE + (PIXELATED if results.get("pixels", 0) < SHARP else "")))
 
 
-def _picture(path: Path) -> str:
-    shown = inline_image(path.read_bytes(), f"samples {path.stem}")
+def _picture(path: Path, folder: Path) -> str:
+    shown = linked_image(path.read_bytes(), path.relative_to(folder).as_posix(), f"samples {path.stem}")
     return f"<figure>{shown}<figcaption>{html.escape(path.stem)}</figcaption></figure>"
 
 

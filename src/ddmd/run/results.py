@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..method.batch import Condition, batch_size, select
 from ..method.student import Sampler
@@ -23,6 +25,7 @@ from ..teachers.sampling import Network, sample_images, say_what_is_not_followed
 
 SPEED_IMAGES = 16  # images over which seconds_per_image is measured
 SPEED_REPEATS = 3
+SHOWN_IMAGES = 8  # of each row, for pages
 
 
 @dataclass(frozen=True)
@@ -63,25 +66,48 @@ def score_row(
     cond: Condition,
     seed: int,
     report: Report = silent,
-) -> dict[str, Any]:
-    """Sample every prompt once and score it: one row of results.json."""
+) -> tuple[Tensor, dict[str, Any]]:
+    """Sample every prompt once and score it: the first images and one row of results.json, not timed yet (`add_seconds`)."""
     images = sample_images(denoiser, network, cond, setting.grid, setting.sampler, setting.guidance, seed, report=report)
     scores = suite.score(images, prompts)
     intervals = scores.pop("intervals")
     row = {"steps": setting.steps, "guidance": setting.guidance, **scores}
-    row["seconds_per_image"] = seconds_per_image(denoiser, network, setting, cond)
-    return {**row, "images": row.pop("n"), "intervals": intervals}
+    row = {**row, "images": row.pop("n"), "intervals": intervals}
+    return images[:SHOWN_IMAGES], row
 
 
-def seconds_per_image(denoiser: Denoiser, network: Network, setting: Setting, cond: Condition) -> float:
-    """Median time of sampling and decoding one batch of up to 16 prompts, per image."""
-    part = select(cond, slice(0, SPEED_IMAGES))
-    times = []
+@dataclass(frozen=True)
+class Timed:
+    """What a row of the table samples by, kept until all rows are timed."""
+
+    denoiser: Denoiser
+    network: Network
+    setting: Setting
+    cond: Condition
+
+    def draw(self, steps: int | None = None) -> int:
+        """Sample and decode the first prompts, at most 16; `steps` ends the way early. Returns how many."""
+        part, s = select(self.cond, slice(0, SPEED_IMAGES)), self.setting
+        sample_images(self.denoiser, self.network, part, s.grid[:steps], s.sampler, s.guidance, seed=0)
+        return batch_size(part)
+
+
+def add_seconds(scores: dict[str, dict[str, Any]], timed: Mapping[str, Timed]) -> None:
+    """Write every row's `seconds_per_image`: the median over rounds in which all rows sample and decode the same prompts in turn.
+
+    One row after another would compare a busy minute of the machine with a quiet one, and the first with the warm. A step of
+    each row warms up.
+    """
+    times: dict[str, list[float]] = {name: [] for name in timed}
+    for row in timed.values():
+        row.draw(steps=1)
     for _ in range(SPEED_REPEATS):
-        start = time.perf_counter()
-        sample_images(denoiser, network, part, setting.grid, setting.sampler, setting.guidance, seed=0)
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2] / batch_size(part)
+        for name, row in timed.items():
+            start = time.perf_counter()
+            n = row.draw()
+            times[name].append((time.perf_counter() - start) / n)
+    for name, found in times.items():
+        scores[name]["seconds_per_image"] = statistics.median(found)
 
 
 def results_object(suite: str, seed: int, scores: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -108,19 +134,25 @@ def weights_hash(folder: Path) -> str:
 
 COLUMNS = (
     "steps", "guidance", "overall", "entity", "attribute", "relation", "global", "frechet", "text_image", "recall", "style", "kid_lite0", "frechet_lite0",
-    "std", "saturation", "seconds_per_image", "images", "skipped",
+    "std", "saturation", "seconds_per_image", "images", "skipped", "nonfinite",
 )  # fmt: skip
 PRECISE = ("frechet", "frechet_lite0", "guidance", "text_image", "kid_lite0")  # one decimal
 SHOWN_INTERVALS = ("overall", "text_image")
+QUIET = ("skipped", "nonfinite")  # shown where there are any
 
 
 def table(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Rows of text, header first, for the terminal and the report: the columns that any row fills, main scores with 95 % intervals."""
-    columns = [name for name in COLUMNS if any(row.get(name) is not None for row in scores.values())]
+    columns = [name for name in COLUMNS if any(row.get(name) if name in QUIET else row.get(name) is not None for row in scores.values())]
     rows = [["", *(name.replace("_", " ") for name in columns)]]
     for name, row in scores.items():
         rows.append([name, *(_cell(row, column) for column in columns)])
     return rows
+
+
+def remarks(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What must be said of numbers, or of those that are left out; a line each."""
+    return [f"{label}, {name}: {said}." for label, row in scores.items() for name, said in row.get("remarks", {}).items()]
 
 
 def _cell(row: dict[str, Any], column: str) -> str:

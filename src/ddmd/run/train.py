@@ -24,7 +24,7 @@ from . import checkpoint as ckpt
 from .environment import foreign_settings
 from .health import Health, output_statistics
 from .logs import Logs
-from .pictures import comparison, png_bytes
+from .pictures import comparison, write_grid
 from .recipe import Recipe
 from .results import Setting, teacher_settings
 from .setup import Parts, accelerator_for, build
@@ -231,7 +231,8 @@ class Training:
             average = gathered(self.average, self.lead)
         if self.lead:
             columns = {**self.teacher_images, f"student {setting.steps}": shown}
-            write_atomic(self.folder / "samples" / f"cycle-{self.cycle:06d}.png", png_bytes(comparison(columns, watched.shown_prompts)))
+            grid = comparison(columns, watched.shown_prompts)
+            write_grid(self.folder / "samples" / f"cycle-{self.cycle:06d}", grid, shown.shape[-1])
             if suite is not None:
                 self._judge(log, suite.score(judged[0], watched.validation_prompts), average)
         self.accelerator.wait_for_everyone()

@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ...devices import best_device
 from ...errors import InputError
 from ...files import read_object, write_atomic, write_json
-from ...pages import markdown_table
+from ...pages import markdown_table, markdown_text
 from ...run.export import SETTINGS
-from ...run.results import Setting, results_object, score_row, table, teacher_settings, weights_hash
+from ...run.results import Setting, Timed, add_seconds, remarks, results_object, score_row, table, teacher_settings, weights_hash
 from ...teachers.builtin import load_suite, model_folder
 from ...teachers.denoisers import Denoiser, load_denoiser
 from ...teachers.prompts import encode_all
 from ...teachers.sampling import bare
+from .world_page import write_world_page
 
 
 def resolve(model: str) -> Path:
@@ -57,13 +60,17 @@ def evaluate(
     seed: int,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
-    """Score models on the first n of a suite's report prompts; writes results.json and table.md into `out` and returns the results.
+    """Score models on the first n of a suite's report prompts; writes results.json, table.md and index.html into `out` and returns
+    the results.
 
-    A student is sampled with its own settings. Anything else is a teacher: many steps with and without guidance, and few.
+    A student is sampled with its own settings. Anything else is a teacher: many steps with and without guidance, and few. All models
+    stay open until the end, so that their speeds are measured in turn.
     """
     suite = load_suite(suite_name)
     prompts = suite.prompts("report", n)
     scores: dict[str, Any] = {}
+    shown: dict[str, Tensor] = {}
+    timed: dict[str, Timed] = {}
     hashes = {}
     for model in models:
         folder = resolve(model)
@@ -78,10 +85,15 @@ def evaluate(
             def report(done: int, label: str = label) -> None:
                 progress(label, done, len(prompts))
 
-            scores[label] = score_row(denoiser, bare(denoiser), setting, suite, prompts, cond, seed, report)
+            timed[label] = Timed(denoiser, bare(denoiser), setting, cond)
+            shown[label], scores[label] = score_row(denoiser, timed[label].network, setting, suite, prompts, cond, seed, report)
+    progress("timing", 0, 1)
+    add_seconds(scores, timed)
     results = results_object(suite_name, seed, scores, models=list(models), weights=hashes[models[0]] if len(models) == 1 else hashes)
     write_json(out / "results.json", results)
-    write_atomic(out / "table.md", markdown_table(table(scores)) + "\n")
+    said = "".join(f"\n{markdown_text(remark)}\n" for remark in remarks(scores))
+    write_atomic(out / "table.md", markdown_table(table(scores)) + "\n" + said)
+    write_world_page(out, results, suite.about, shown, prompts)
     return results
 
 

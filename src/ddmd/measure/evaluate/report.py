@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
 
 from ...files import write_atomic
 from ...images import open_image
-from ...pages import html_table, inline_image, markdown_table, markdown_text, page
+from ...pages import SHARP, html_table, inline_image, markdown_table, markdown_text, page, picture_table
+from ...run.pictures import SMALL
 from .gallery import Gallery
 from .items import Item
 
-SHOWN, CELL = 8, 160  # prompts in the grid of images, and the pixels of one
+SHOWN, THUMB = 8, 320  # prompts whose images are shown, and the pixels of a large one's thumbnail
+STYLE = """
+.pictures td, .pictures th { text-align: center; vertical-align: top } .pictures td:first-child { min-width: 9em; max-width: 22em }
+.pictures img { width: 160px; max-width: none } .small { image-rendering: pixelated }
+"""
 
 
 @dataclass(frozen=True)
@@ -125,31 +134,33 @@ def write_tables(out: Path, name: str, results: Mapping[str, Any], parts: Mappin
     body = [f"<h1>{html.escape(name)}</h1>", *(f"<h2>{html.escape(title)}</h2>{to_html(table)}" for title, table in tables.items())]
     body += [f"<p>{html.escape(note)}</p>" for note in notes]
     for part, (items, galleries) in parts.items():
-        if grid := _grid(items, galleries):
-            body.append(f"<h2>{html.escape(part)}: the same prompts and seeds</h2>{inline_image(grid, part)}")
-    write_atomic(out / "index.html", page(name, body))
+        if grid := _grid(items, galleries, out):
+            body.append(f"<h2>{html.escape(part)}: the same prompts and seeds</h2>{grid}")
+    write_atomic(out / "index.html", page(name, body, STYLE))
 
 
-def _grid(items: Sequence[Item], galleries: Sequence[Gallery]) -> bytes:
-    """The first prompts' first images, a column a model; nothing where no prompt has all."""
-    import io
-
-    from PIL import Image, ImageDraw, ImageFont, ImageOps
-
+def _grid(items: Sequence[Item], galleries: Sequence[Gallery], out: Path) -> str:
+    """The first prompts' first images, a column a model, each linked to its file; nothing where no prompt has all."""
     common = [item for item in items if all(item.id in gallery.images for gallery in galleries)][:SHOWN]
     if not common:
-        return b""
-    line = 18
-    canvas = Image.new("RGB", (len(galleries) * (CELL + 6) + 6, line + len(common) * (CELL + line + 6)), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
-    for x, gallery in enumerate(galleries):
-        pen.text((6 + x * (CELL + 6), 2), gallery.label, fill="black", font=font)
-        for y, item in enumerate(common):
-            top = line + y * (CELL + line + 6)
-            picture = ImageOps.pad(open_image(gallery.images[item.id][0]), (CELL, CELL), color="white")
-            canvas.paste(picture, (6 + x * (CELL + 6), top))
-            if x == 0:
-                pen.text((6, top + CELL + 2), item.prompt[:120], fill="#444", font=font)
-    out = io.BytesIO()
-    canvas.save(out, "PNG")
-    return out.getvalue()
+        return ""
+    columns = {g.label: [_thumb(g.images[item.id][0], out, f"{g.label}, {item.id}") for item in common] for g in galleries}
+    return picture_table(columns, [item.prompt[:300] for item in common])
+
+
+def _thumb(path: Path, out: Path, alt: str) -> str:
+    """A small picture, linked to the file that it shows."""
+    import io
+
+    image, kind = open_image(path), "JPEG"
+    if max(image.size) <= SMALL:
+        kind = "PNG"
+    else:
+        image.thumbnail((THUMB, THUMB))
+    content = io.BytesIO()
+    image.save(content, kind, **({"quality": 85} if kind == "JPEG" else {}))
+    shown = inline_image(content.getvalue(), alt, Image.MIME[kind])
+    if max(image.size) < SHARP:
+        shown = shown.replace("<img ", "<img class=small ", 1)
+    place = os.path.relpath(path.resolve(), out.resolve())
+    return f'<a href="{html.escape(quote(Path(place).as_posix()))}">{shown}</a>'

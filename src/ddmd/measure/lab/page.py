@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...files import write_atomic, write_json
-from ...pages import html_table, inline_image, page
+from ...pages import html_table, inline_image, linked_image, page
 from ...run.finish import shipped_scores
-from ...run.pictures import png_bytes, strips
+from ...run.pictures import grid_bytes, strips
 from ...run.results import machine
 from ...teachers.builtin import load_suite
 from .analysis import (
@@ -56,14 +56,17 @@ def write_page(name: str, experiment: Experiment, cases: Sequence[Case], folder:
             write_atomic(folder / f"{key}.csv", as_csv(rows))
     figures = draw_all(experiment, cases, tables)
     for key, content in figures.items():
-        write_atomic(folder / f"{key}.png", content)
+        write_atomic(folder / _file(key, content), content)
     first = cases[0].recipe
     teacher = shipped_scores(first.model, first.report.prompts) or _teacher_at(first.model)
     about = load_suite(first.suite).about if first.suite else "This recipe has no suite: there are pictures and curves, no scores."
     facts = {
         "experiment": name, "command": command, "machine": machine(), "seeds": sorted({case.seed for case in cases}),
         "seconds": sum(case.result()["seconds"] for case in cases), "differences": apart,
-        "summary": {case: {k: list(v) for k, v in found.items()} for case, found in summary(scores).items()},
+        "summary": {
+            case: {k: [mean, spread if n > 1 else None, n] for k, (mean, spread, n) in found.items()}
+            for case, found in summary(scores).items()
+        },
     }  # fmt: skip
     write_json(folder / "results.json", facts)
     body = [
@@ -72,9 +75,18 @@ def write_page(name: str, experiment: Experiment, cases: Sequence[Case], folder:
         f"{facts['seconds'] / 60:.1f} minutes of runs.</p>",
         "<h2>Scores on report prompts</h2>", html_table(score_table(scores, teacher)), f"<p>{html.escape(about)}</p>",
         _differences(apart), _effects(over_seeds), _matched(scores), _likeness(tables["likeness"]), _alarms(cases),
-        *(f"<h2>{html.escape(title)}</h2>{inline_image(figures[key], title)}" for key, title in FIGURES.items() if key in figures),
+        *(f"<h2>{html.escape(title)}</h2>{_shown(key, figures[key], title)}" for key, title in FIGURES.items() if key in figures),
     ]  # fmt: skip
     return write_atomic(folder / "index.html", page(name, body))
+
+
+def _file(key: str, content: bytes) -> str:
+    return f"{key}.png" if content.startswith(b"\x89PNG") else f"{key}.jpg"
+
+
+def _shown(key: str, content: bytes, title: str) -> str:
+    """A chart as it is; pictures by a preview, linked to their file."""
+    return linked_image(content, _file(key, content), title) if key in PICTURES else inline_image(content, title)
 
 
 def _teacher_at(model: str) -> dict[str, dict[str, Any]]:
@@ -115,7 +127,7 @@ def _likeness(rows: Rows) -> str:
     for row in rows:
         pairs.setdefault((row["case"], row["other"]), []).append(row["likeness"])
     lines = [["pictures of", "and of", "likeness (0 chance, 1 the same)"]]
-    lines += [[a, b, f"{np.mean(v):.3f} ± {np.std(v, ddof=1) if len(v) > 1 else 0:.3f}"] for (a, b), v in pairs.items()]
+    lines += [[a, b, f"{np.mean(v):.3f}" + (f" ± {np.std(v, ddof=1):.3f}" if len(v) > 1 else "")] for (a, b), v in pairs.items()]
     return "<h2>How alike, for the same prompts and noise</h2>" + html_table(lines)
 
 
@@ -134,9 +146,14 @@ FIGURES = {
 }  # fmt: skip
 
 
+PICTURES = ("strips", "observer_pictures")
+
+
 def draw_all(experiment: Experiment, cases: Sequence[Case], tables: dict[str, Rows]) -> dict[str, bytes]:
-    """Every figure of an experiment as PNG."""
-    figures = {"strips": png_bytes(strips(pictures_of(cases, STRIP)))}
+    """Every figure of an experiment as PNG; pictures of large images as JPEG."""
+    pictures = pictures_of(cases, STRIP)
+    _, grid = grid_bytes(strips(pictures), next(iter(pictures.values())).shape[-1])
+    figures = {"strips": grid}
     if experiment.reference and any(row["score"] in COMPARED for row in tables["scores"]):
         figures["effects"] = _against(experiment.reference, tables["scores"])
     if tables["curves"]:
