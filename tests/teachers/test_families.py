@@ -127,6 +127,21 @@ def test_an_exported_student_samples_alike_without_ddmd(model, tmp_path, monkeyp
     close(draw(model, grid, sampler, 1.0), stock(tmp_path / "student", model, monkeypatch, **call))
 
 
+@pytest.mark.parametrize("name", ["sd3", "lumina2", "qwen_image"])
+def test_a_student_of_a_pipeline_in_half_precision_opens_as_one_in_single(name, tmp_path, monkeypatch):
+    (tmp_path / name).mkdir()
+    folder = save_twin(name, tmp_path / name / "pipeline")
+    DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16).save_pretrained(folder)
+    model = open_twin(folder)
+    assert {p.dtype for part in model.pipeline.components.values() if isinstance(part, torch.nn.Module) for p in part.parameters()} == {
+        torch.float32
+    }
+    grid = uniform_grid(2)
+    export_student(tmp_path / "student", recipe(model, grid), model, model.network, "ode", 7)
+    call = json.loads((tmp_path / "student" / SETTINGS).read_text())["call"]
+    close(draw(model, grid, "ode", 1.0), stock(tmp_path / "student", model, monkeypatch, **call))
+
+
 def test_an_export_leaves_the_network_as_it_is(model, tmp_path):
     """What it is scored by afterwards, where it stands: on a GPU an export in place would leave it on the CPU."""
     network = copy.deepcopy(model.network).to(torch.bfloat16).train()

@@ -55,8 +55,8 @@ def model_card(recipe: Recipe, denoiser: Denoiser, sampler: Sampler, cycle: int,
 def pipeline_usage(call: dict[str, Any]) -> str:
     """Plain diffusers code for a whole exported pipeline."""
     return (
-        "```python\nfrom diffusers import DiffusionPipeline\n\n"
-        'pipeline = DiffusionPipeline.from_pretrained("THIS_FOLDER")\n'
+        "```python\nimport torch\nfrom diffusers import DiffusionPipeline\n\n"
+        'pipeline = DiffusionPipeline.from_pretrained("THIS_FOLDER", torch_dtype=torch.float32)  # or bfloat16, on a GPU\n'
         f'image = pipeline("a prompt", **{call!r}).images[0]\n```'
     )
 
@@ -66,8 +66,8 @@ def adapter_usage(scheduler: Any, call: dict[str, Any]) -> str:
     name = type(scheduler).__name__
     keys = ", ".join(f"{key}={value!r}" for key, value in told(scheduler).items())
     return (
-        f"```python\nfrom diffusers import DiffusionPipeline, {name}\n\n"
-        'pipeline = DiffusionPipeline.from_pretrained("THE_TEACHER")\n'
+        f"```python\nimport torch\nfrom diffusers import DiffusionPipeline, {name}\n\n"
+        'pipeline = DiffusionPipeline.from_pretrained("THE_TEACHER", torch_dtype=torch.float32)  # or bfloat16, on a GPU\n'
         f"pipeline.scheduler = {name}({keys})\n"
         f'pipeline.load_lora_weights("THIS_FOLDER")\nimage = pipeline("a prompt", **{call!r}).images[0]\n```'
     )

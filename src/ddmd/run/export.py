@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import InputError
 from ..files import folder_atomic, read_object, write_json
 from ..method.student import Sampler
-from ..teachers.denoisers import Denoiser, load_denoiser
+from ..teachers.denoisers import Denoiser, load_denoiser, read_index
 from ..teachers.denoisers.comfyui import comfyui_tensors
 from ..teachers.roles import STUDENT_ONLY, CopyRoles, LoraRoles, Roles
 from .assembly import build_roles, open_denoiser
@@ -54,9 +54,11 @@ def export_student(folder: Path, recipe: Recipe, denoiser: Denoiser, network: nn
     index = read_object(denoiser.folder / INDEX)
     changed = {denoiser.component, "scheduler"}
     with folder_atomic(folder) as temporary:
-        for name, value in index.items():
-            if isinstance(value, list) and value[0] is not None and name not in changed:
+        for name, (library, _) in read_index(denoiser.folder).parts.items():
+            if name not in changed:
                 shutil.copytree(denoiser.folder / name, temporary / name, ignore=shutil.ignore_patterns(*UNSAFE))
+                if library == "transformers" and (temporary / name / "config.json").is_file():
+                    _open_in_float32(temporary / name / "config.json")
         _in_float32_on_cpu(network).save_pretrained(temporary / denoiser.component)
         scheduler.save_pretrained(temporary / "scheduler")
         write_json(temporary / INDEX, index | {"scheduler": ["diffusers", type(scheduler).__name__]})
@@ -66,6 +68,16 @@ def export_student(folder: Path, recipe: Recipe, denoiser: Denoiser, network: nn
         }  # fmt: skip
         write_json(temporary / SETTINGS, settings)
         (temporary / CARD).write_text(model_card(recipe, denoiser, sampler, cycle, pipeline_usage(call)), encoding="utf-8")
+
+
+def _open_in_float32(path: Path) -> None:
+    """Let transformers open a network as diffusers opens its own, whatever its files hold: halves beside them stop at the first product."""
+
+    def single(config: dict[str, Any]) -> dict[str, Any]:
+        named = {key: single(value) if isinstance(value, dict) else value for key, value in config.items()}
+        return named | {key: "float32" for key in ("dtype", "torch_dtype") if key in named}
+
+    write_json(path, single({"dtype": None} | read_object(path)))
 
 
 def _in_float32_on_cpu(network: nn.Module) -> Any:
