@@ -12,8 +12,9 @@ from ddmd.errors import InputError
 from ddmd.method.student import uniform_grid
 from ddmd.run.card import comfyui_usage
 from ddmd.run.export import CARD, SETTINGS, export_lora, export_student
-from ddmd.run.recipe import StudentSection
+from ddmd.run.recipe import StudentSection, load_recipe
 from ddmd.run.results import teacher_setting
+from ddmd.run.setup import accelerator_for, build
 from ddmd.teachers.denoisers import load_denoiser
 from ddmd.teachers.denoisers.vp import trained_on
 from ddmd.teachers.roles import LoraRoles
@@ -64,8 +65,10 @@ def plain_guidance(model):
         ("lumina2", {"use_beta_sigmas": True}),
         ("lumina2", {"use_karras_sigmas": True, "shift_terminal": 0.1}),
         ("lumina2", {"stochastic_sampling": True}),
+        ("lumina2", {"use_dynamic_shifting": True}),
+        ("z_image", {"use_dynamic_shifting": True, "base_shift": 2.0}),
         ("sd3", {"use_exponential_sigmas": True}),
-        ("sd3", {"shift": 3.0, "shift_terminal": 0.1}),
+        ("sd3", {"use_dynamic_shifting": True, "shift_terminal": 0.1}),
         ("qwen_image", {}),  # as published: dynamic, with shift_terminal 0.02
         ("chroma", {"use_dynamic_shifting": True, "time_shift_type": "linear", "use_beta_sigmas": False}),
     ],
@@ -231,3 +234,14 @@ def test_comfyuis_card_gives_levels_that_no_stock_scheduler_has(twin):
     eps = comfyui_usage(load_denoiser(twin("sdxl-eps")), uneven, "sde")
     assert "ManualSigmas `14.6146," in eps
     assert "ModelSampling" not in eps
+
+
+@pytest.mark.parametrize(
+    ("keys", "match"), [(["student.sampler=ode", "student.steps=3"], r"student\.grid"), (["student.shift=3.0"], r"student\.shift")]
+)
+def test_what_no_export_could_be_told_is_refused_before_training(twin, tmp_path, keys, match):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    given = [f"model={twin('sd15')}", f"train.prompts={tmp_path / 'prompts.txt'}", "train.cache=null", *keys]
+    recipe = load_recipe("sd15_ddmd", given)
+    with pytest.raises(InputError, match=match):
+        build(recipe, accelerator_for(recipe))

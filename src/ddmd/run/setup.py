@@ -123,6 +123,8 @@ def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, to
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
     torch.manual_seed(stream_seed(recipe.seed, "initial weights"))
     denoiser = open_denoiser(recipe)
+    sampler = recipe.student.sampler or denoiser.sampler
+    denoiser.student_scheduler(recipe.grid, sampler)  # a grid that no export could be told is refused now, not at the end
     denoiser.move(device)
     suite = load_suite(recipe.suite) if recipe.suite else None
     train = recipe.train
@@ -163,7 +165,6 @@ def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, to
 
     distiller = build_distiller(recipe, denoiser, roles, prompts.at(0), mean_variance, device, rank)
     distiller.settle_gradients = mean_gradients
-    sampler = recipe.student.sampler or denoiser.sampler
     return Parts(recipe, denoiser, suite, prompts, watched, reals, roles, distiller, sampler)
 
 

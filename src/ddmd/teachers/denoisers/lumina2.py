@@ -21,6 +21,10 @@ class Lumina2(FlowDenoiser):
     family = "lumina2"
     blocks = "layers"
 
+    @property
+    def _tokens(self) -> int:
+        return int(self.shape[0])  # the stock pipeline grows a dynamic shift with the channels, where it means the tokens
+
     def call(self, network: nn.Module, z: Tensor, u: Tensor, cond: Condition) -> Tensor:
         # Its time is 0 at noise and its velocity points to the data: both are turned round here.
         time = 1 - self.path.time(u)
