@@ -14,7 +14,7 @@ from .commands.measure import evaluate, generate, scorer
 from .commands.screen import MOST_GUIDANCE, MOST_STEPS, Out, Screen, Seed, Threads, check_address, print_table, set_threads
 from .commands.study import app as study
 from .devices import launch
-from .errors import InputError, one_line
+from .errors import InputError, as_input_error, one_line
 from .extras import require
 
 # typer keeps its own copy of click, or takes the installed one: either way the public error derives from it.
@@ -35,8 +35,6 @@ def main() -> None:
     """Run the command line: exit code 0 on success, 2 on bad input (one line), 1 on a failure of ours, 130 when interrupted."""
     try:
         code = app(prog_name="ddmd", standalone_mode=False)
-    except InputError as error:
-        _end(str(error), 2)
     except USAGE_ERROR as error:
         if not str(error.format_message()).strip() or type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # a command without its words is asked for help
@@ -45,6 +43,11 @@ def main() -> None:
         _end(f"{error.format_message().rstrip('.')}; see `{asked} --help`", 2)
     except (KeyboardInterrupt, typer.Abort):
         _end("interrupted", 130)
+    except Exception as error:
+        found = error if isinstance(error, InputError) else as_input_error(error)
+        if found is None:
+            raise
+        _end(str(found), 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -95,9 +98,7 @@ def distill(
             screen.say(f"interrupted at cycle {training.cycle}; saved. Go on with:  {again}")
             raise typer.Exit(130) from None
         except NonFiniteLoss as error:
-            screen.say(
-                f"stopped: {error}. The last checkpoint is intact in {folder / 'checkpoints'}; lower optim.student_lr or objective.alpha."
-            )
+            screen.say(f"stopped: {error}. {training.last_checkpoint()}; lower optim.student_lr or objective.alpha.")
             raise typer.Exit(1) from None
         if training.lead:
             results = finish(training, screen.count)
@@ -123,10 +124,11 @@ def sample(
     """Draw images from prompts."""
     from .files import write_atomic
     from .measure.sample import check_picture_name, draw
-    from .run.pictures import picture_bytes, strips, to_pil
+    from .run.pictures import check_picture, picture_bytes, strips, to_pil
 
     path = out or Path("sample.png")
     check_picture_name(path)
+    check_picture(path)
     rows: dict[str, Any] = {}
     with Screen() as screen:
         settings = [(*_model_and_steps(other), None) for other in beside or []] + [(model, steps, guidance)]
@@ -167,7 +169,8 @@ def export(
     """Write a run's student for others to open."""
     from .run.export import export_run
 
-    print(export_run(run, to, out or run / f"export-{to}"))
+    with Screen() as screen:
+        print(export_run(run, to, out or run / f"export-{to}", screen.say))
 
 
 app.command()(evaluate)
@@ -186,10 +189,12 @@ def lab(
 ) -> None:
     """One of the paper's experiments, on any recipe; a killed one goes on by the same command, finished runs are re-used."""
     require("lab")
+    from .files import claim
     from .measure.lab.cases import make_cases
     from .measure.lab.experiments import experiment
 
     found, folder = experiment(name), out or Path("runs") / f"lab-{name}{'-quick' * quick}"
+    claim(folder, ("results.json", "index.html", "*.csv", "*.png"))
     cases = make_cases(found, overrides or [], seeds, runs, quick)
     command = " ".join(["ddmd lab", name, *(overrides or []), f"--seeds {seeds}", *(["--quick"] if quick else [])])
     from .measure.lab.page import write_page

@@ -1,19 +1,21 @@
-"""Writes that a kill cannot tear: temporary file, fsync, rename; reads of text that do not depend on the locale."""
+"""Writes that a kill cannot tear and a full disk names in one line; reads of text that do not depend on the locale."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import stat
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, unwritable
+from .folders import LOCK, MANIFEST, beside, check_replaceable, is_bare, locked, remove_leftovers, sync, try_lock, write_manifest
 
+CLAIM = ".ddmd-claim"
 MAGIC = (  # files that are often taken for UTF-8 text: first bytes, what they are, the mend
     (b"\xff\xfe", "UTF-16 text", "save the file as UTF-8"),
     (b"\xfe\xff", "UTF-16 text", "save the file as UTF-8"),
@@ -25,47 +27,123 @@ MAGIC = (  # files that are often taken for UTF-8 text: first bytes, what they a
 
 
 def write_atomic(path: Path | str, content: str | bytes) -> Path:
-    """Write a whole file so that a reader sees the old content or the new, never a part."""
+    """Write a whole file so that a reader sees the old content or the new, never a part.
+
+    Raises InputError naming the file where it cannot be written (full disk, no permission, a folder of that name).
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with open(temporary, "wb") as handle:
-        handle.write(content.encode() if isinstance(content, str) else content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    temporary = beside(path, "tmp")
+    with unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as handle:
+                try_lock(handle)
+                handle.write(content.encode() if isinstance(content, str) else content)
+                handle.flush()
+                os.fsync(handle.fileno())
+                os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
     return path
 
 
 def write_json(path: Path | str, value: Any) -> Path:
-    """Write JSON atomically, indented, keys in the order given."""
-    return write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Write JSON atomically, indented, keys in the order given; numbers that are not finite become null."""
+    return write_atomic(path, json_text(value, indent=1) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that any parser reads: numbers that are not finite, which it has no words for, become null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager
-def folder_atomic(path: Path | str) -> Iterator[Path]:
-    """Fill a temporary folder, then put it at `path` by renames; an existing folder there is replaced whole.
+def folder_atomic(path: Path | str, ours: bool = False) -> Iterator[Path]:
+    """Fill a temporary folder, then put it at `path` with a manifest of checksums.
 
-    A kill between the two renames leaves the new folder under its temporary name and none under `path`;
-    callers that must survive that write each state under a name of its own.
+    What is at `path` must be as an earlier call left it (or `ours`, a name that nobody else writes to): see `check_replaceable`. It is
+    exchanged by two renames; a kill between them is mended by the next call. An empty folder is filled where it is.
+    Raises InputError where it cannot be written. Modes follow the umask, of safetensors files too.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
+    path = Path(path).resolve()
+    if not ours:
+        check_replaceable(path)
+    with unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
+        within = path.is_dir() and (is_bare(path) or path.is_mount() or path.samefile(Path.cwd()))
+        temporary = beside(path / "files" if within else path, "tmp")
+        temporary.mkdir()
+        try:
+            with locked(temporary):
+                yield temporary
+                _publish(temporary)
+                (_fill if within else _exchange)(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(folder: Path) -> None:
+    """Modes that follow the umask (safetensors and copies have others), the manifest, and all of it on the disk."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    for file in folder.rglob("*"):
+        if file.is_dir():
+            file.chmod(mode)
+        elif file.suffix == ".safetensors":
+            file.chmod(mode & 0o666)
+    write_manifest(folder)
+    for file in [*folder.rglob("*"), folder]:
+        sync(file)
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    old = beside(path, "old")
+    if path.exists():
+        os.replace(path, old)
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-        old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-        if path.exists():
-            os.replace(path, old)
         os.replace(temporary, path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(temporary: Path, path: Path) -> None:
+    """Move a folder's entries into an existing one; an earlier call's go, the manifest first, and the new one comes last."""
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name != MANIFEST):
+        if entry != temporary and entry.name != LOCK:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == MANIFEST):
+        os.replace(entry, path / entry.name)
+    sync(path)
+
+
+def claim(folder: Path | str, names: Sequence[str]) -> Path:
+    """Make a folder in which files of these names (patterns) are a command's to write, beside what others keep there.
+
+    Raises InputError where such a file is there that no command claimed before, or where nothing can be written.
+    """
+    folder, mark = Path(folder), Path(folder) / CLAIM
+    with unwritable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        known = mark.read_text(encoding="utf-8").split("\n") if mark.is_file() else []
+        for name in names:
+            if name not in known and (found := sorted(folder.glob(name))):
+                raise InputError(str(found[0]), "a file that ddmd did not write", "move it elsewhere, or give another --out")
+    remove_leftovers(folder)
+    write_atomic(mark, "\n".join([*known, *(name for name in names if name not in known)]))
+    return folder
 
 
 def read_bytes(path: Path | str) -> bytes:

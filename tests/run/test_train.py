@@ -65,19 +65,22 @@ def test_without_warm_up_the_average_keeps_the_teachers_share(untrained, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("number", "more"),
     [
-        (), ("adapters.rank=2",), ("fake.turn=alternate", "fake.updates=2", "fake.reuse_rollout=true"), ("fake.turn=ahead", "fake.updates=2"),
-        ("objective.gan.where=teacher_init",),
+        (signal.SIGTERM, ()),
+        (signal.SIGINT, ("adapters.rank=2",)),
+        (signal.SIGUSR1, ("fake.turn=alternate", "fake.updates=2", "fake.reuse_rollout=true")),
+        (signal.SIGHUP, ("fake.turn=ahead", "fake.updates=2")),
+        (signal.SIGTERM, ("objective.gan.where=teacher_init",)),
     ],
-)  # fmt: skip
-def test_a_killed_run_goes_on_bit_for_bit(untrained, tmp_path, more):
+)
+def test_a_killed_run_goes_on_bit_for_bit(untrained, tmp_path, number, more):
     straight = Training(recipe(untrained, 4, *more), tmp_path / "straight", Silent())
     straight.run()
 
     def interrupt(position):
         if position == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     halved = Training(recipe(untrained, 4, *more), tmp_path / "halved", Silent(interrupt))
     with pytest.raises(Interrupted):
@@ -92,7 +95,7 @@ def test_a_killed_run_goes_on_bit_for_bit(untrained, tmp_path, more):
     for a, b in zip(*rows, strict=True):
         assert a.keys() == b.keys()
         assert all(a[k] == b[k] for k in a if k != "seconds")
-    assert signal.getsignal(signal.SIGTERM) != interrupt
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +218,55 @@ def test_a_broken_loss_stops_with_the_last_checkpoint_intact(untrained, tmp_path
     with pytest.raises(NonFiniteLoss, match="cycle 4"):
         training.run()
     assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))] == ["step-000002"]
+    assert "step-000002 is intact" in training.last_checkpoint()
+    file = tmp_path / "run" / "checkpoints" / "step-000002" / "student.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert training.last_checkpoint() == "No checkpoint was saved before"
+    file.write_bytes(whole)
     resumed = Training(recipe(untrained, 9), tmp_path / "run", Silent(), resume=True)
     assert resumed.cycle == 2
     assert all(torch.isfinite(v).all() for v in weights(resumed).values())
+    resumed._saved = None
+    next(iter(resumed.average.values())).fill_(float("inf"))
+    with pytest.raises(NonFiniteLoss, match=r"average: .* is not finite"):
+        resumed._save({"nonfinite": torch.zeros(())})
+
+
+def test_a_finished_run_is_lengthened_from_its_last_whole_checkpoint(untrained, tmp_path):
+    folder = tmp_path / "run"
+    Training(recipe(untrained, 4), folder, Silent()).run()
+    damaged = folder / "checkpoints" / "step-000004" / "fake.safetensors"
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 64
+    damaged.write_bytes(data)
+    (folder / "checkpoints" / ".step-000006.0123abcd.tmp").mkdir()  # a killed process left them
+    (folder / ".recipe.yaml.0123abcd.tmp").write_text("")
+    for path in (folder / "checkpoints" / ".step-000006.0123abcd.tmp", folder / ".recipe.yaml.0123abcd.tmp"):
+        os.utime(path, (0, 0))
+    with open(folder / "metrics.jsonl", "a") as log:
+        log.write("rubbish\n")
+    observer = Silent()
+    resumed = Training(recipe(untrained, 5, "train.log_every=2", "train.keep_checkpoints=5"), folder, observer, resume=True)
+    assert resumed.cycle == 2
+    assert any("fake.safetensors is damaged" in line and "step-000002" in line for line in observer.lines)
+    resumed.run()
+    assert resumed.cycle == 5
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert {"step-000002", "step-000004", "step-000005", "damaged-step-000004"} <= names
+    assert not list(folder.rglob(".*.tmp"))
+    assert load_recipe(str(folder / "recipe.yaml")).train.cycles == 5
+    with pytest.raises(InputError, match="another process"):
+        in_another_process(folder)
+
+
+def in_another_process(folder):
+    """What a second process would meet."""
+    from ddmd import folders
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folders, "_held", {})
+        folders.lock_folder(folder)
 
 
 def test_an_update_without_a_finite_value_stops_the_run(untrained, tmp_path, monkeypatch):
@@ -296,16 +345,16 @@ def test_folders_that_cannot_be_used_are_refused(untrained, tmp_path):
     Training(recipe(untrained, 2), folder, Silent()).run()
     with pytest.raises(InputError, match="another run"):
         Training(recipe(untrained, 2), folder, Silent())
-    with pytest.raises(InputError, match="another recipe"):
-        Training(recipe(untrained, 3), folder, Silent(), resume=True)
+    with pytest.raises(InputError, match=r"objective\.alpha=3\.5 where the run has 4\.0"):
+        Training(recipe(untrained, 2, "objective.alpha=3.5"), folder, Silent(), resume=True)
     with pytest.raises(InputError, match="no run"):
         Training(recipe(untrained, 2), tmp_path / "empty", Silent(), resume=True)
     damaged = folder / "checkpoints" / "step-000002" / "student.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"student\.safetensors.*damaged"):
+    with pytest.raises(InputError, match=r"student\.safetensors.*damaged or missing"):
         Training(recipe(untrained, 2), folder, Silent(), resume=True)
     damaged.unlink()
-    with pytest.raises(InputError, match=r"student\.safetensors.*missing"):
+    with pytest.raises(InputError, match=r"step-000002/student\.safetensors.*damaged or missing"):
         Training(recipe(untrained, 2), folder, Silent(), resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("keep me")
@@ -329,6 +378,9 @@ def test_prompts_from_a_file(untrained, tmp_path):
     training.run()
     assert training.parts.prompts.prompts == ["a red circle", "a blue star"]
     assert finish(training, lambda *a: None)["scores"] == {}
+    prompts.write_text("a red circle\na blue square\n")
+    with pytest.raises(InputError, match=r"train\.prompts.*other prompts"):
+        Training(recipe(untrained, 1, f"train.prompts={prompts}", "suite=null"), tmp_path / "run", Silent(), resume=True)
     for content, words in ((b"\n \n", "no prompts"), (b"caf\xe9", "UTF-8")):
         prompts.write_bytes(content)
         with pytest.raises(InputError, match=words):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,14 +78,16 @@ class Screen:
 
     def _show(self, what: str, done: int) -> None:
         """Move the bar; where there is no terminal to draw on, a line now and then."""
-        self.progress.update(self.task, completed=done, description=what)
+        with suppress(OSError):  # a terminal that has gone: the work goes on
+            self.progress.update(self.task, completed=done, description=what)
         now, total = time.monotonic(), self.progress.tasks[-1].total or done
         if not self.console.is_terminal and now - self.spoke > QUIET_SECONDS:
             self.spoke = now
             self.say(f"{what}: {done} of {total:.0f}, {now - self.began:.0f} s")
 
     def say(self, text: str) -> None:
-        self.progress.print(text) if self.console.is_terminal else self.console.print(text)
+        with suppress(OSError):
+            self.progress.print(text) if self.console.is_terminal else self.console.print(text)
 
 
 def print_table(rows: Sequence[Sequence[str]], numbers: bool = True) -> None:

@@ -12,13 +12,14 @@ from torch import nn
 
 from ..errors import InputError
 from ..files import folder_atomic, read_object, write_json
+from ..folders import check_replaceable
 from ..method.student import Sampler
 from ..teachers.denoisers import Denoiser, load_denoiser, read_index
 from ..teachers.denoisers.comfyui import comfyui_tensors
 from ..teachers.roles import STUDENT_ONLY, CopyRoles, LoraRoles, Roles
 from .assembly import build_roles, open_denoiser
 from .card import adapter_usage, comfyui_usage, model_card, pipeline_usage
-from .checkpoint import stored_weights
+from .checkpoint import Say, silent, stored_weights
 from .recipe import Recipe, load_recipe
 
 SETTINGS, INDEX, CARD = "ddmd.json", "model_index.json", "README.md"
@@ -56,7 +57,9 @@ def export_student(folder: Path, recipe: Recipe, denoiser: Denoiser, network: nn
     with folder_atomic(folder) as temporary:
         for name, (library, _) in read_index(denoiser.folder).parts.items():
             if name not in changed:
-                shutil.copytree(denoiser.folder / name, temporary / name, ignore=shutil.ignore_patterns(*UNSAFE))
+                shutil.copytree(
+                    denoiser.folder / name, temporary / name, ignore=shutil.ignore_patterns(*UNSAFE), copy_function=shutil.copyfile
+                )
                 if library == "transformers" and (temporary / name / "config.json").is_file():
                     _open_in_float32(temporary / name / "config.json")
         _in_float32_on_cpu(network).save_pretrained(temporary / denoiser.component)
@@ -119,7 +122,7 @@ def export_comfyui(folder: Path, recipe: Recipe, denoiser: Denoiser, roles: Lora
         (temporary / CARD).write_text(card, encoding="utf-8")
 
 
-def export_run(run: Path, to: str, out: Path) -> Path:
+def export_run(run: Path, to: str, out: Path, say: Say = silent) -> Path:
     """Write a run's student in one of FORMATS into `out`, from its best or newest checkpoint, finished or not.
 
     Raises InputError for a folder without a run or a checkpoint, an unknown format, or an adapter's from a run of full copies.
@@ -131,7 +134,8 @@ def export_run(run: Path, to: str, out: Path) -> Path:
     recipe = load_recipe(str(run / "recipe.yaml"))
     if to != "diffusers" and recipe.adapters is None:
         raise InputError("--to", f"{to} for a student that is a full copy", "use diffusers, or distil with adapters.rank")
-    weights, cycle = stored_weights(run / "checkpoints", recipe.train.export)
+    check_replaceable(out)
+    weights, cycle = stored_weights(run / "checkpoints", recipe.train.export, say)
     denoiser = open_denoiser(recipe)
     roles, sampler = build_roles(recipe, denoiser, STUDENT_ONLY), recipe.student.sampler or denoiser.sampler
     roles.load_state_dict("student", weights)

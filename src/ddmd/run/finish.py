@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 def finish(training: Training, progress: Progress) -> dict[str, Any]:
     """Export student/, write results.json and report.html; returns the results."""
     recipe, parts, folder = training.recipe, training.parts, training.folder
-    weights, chosen = ckpt.stored_weights(folder / "checkpoints", recipe.train.export)
+    weights, chosen = ckpt.stored_weights(folder / "checkpoints", recipe.train.export, training.observer.say)
     roles = whole_roles(training) if recipe.optim.sharded else parts.roles
     roles.load_state_dict("student", weights)
     network = student_network(roles, parts.denoiser)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..errors import InputError
 from ..files import write_atomic
+from ..folders import check_writable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,6 +22,7 @@ LARGEST = 512  # pixels of a large image in a grid
 AREA = 4_000_000  # pixels of a grid of large images: some 1.5 MB as JPEG
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 GAP, LABEL = 6, 16
+MARK, SOFTWARE = ("Software", "ddmd"), 305  # in a PNG's text, and the number of the same EXIF tag
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -86,9 +89,12 @@ def strips(rows: dict[str, Tensor], whole: bool = False) -> Image.Image:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """A PIL image as PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
+    """A PIL image as PNG, marked as ddmd's, so that `check_picture` lets it be replaced."""
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer, mark = io.BytesIO(), PngInfo()
+    mark.add_text(*MARK)
+    image.save(buffer, format="PNG", optimize=True, pnginfo=mark)
     return buffer.getvalue()
 
 
@@ -96,9 +102,12 @@ def picture_bytes(image: Image.Image, suffix: str) -> bytes:
     """A PIL image as the format of a file's suffix (see FORMATS)."""
     if FORMATS[suffix] == "PNG":
         return png_bytes(image)
-    buffer = io.BytesIO()
+    from PIL.Image import Exif
+
+    buffer, mark = io.BytesIO(), Exif()
+    mark[SOFTWARE] = MARK[1]
     options = {"subsampling": 0} if FORMATS[suffix] == "JPEG" else {}
-    image.save(buffer, format=FORMATS[suffix], quality=95, **options)
+    image.save(buffer, format=FORMATS[suffix], quality=95, exif=mark, **options)
     return buffer.getvalue()
 
 
@@ -115,3 +124,20 @@ def write_grid(path: Path, image: Image.Image, side: int) -> Path:
     """Write a grid of images of `side` pixels at `path`, a name without suffix; returns the file."""
     suffix, content = grid_bytes(image, side)
     return write_atomic(path.with_name(path.name + suffix), content)
+
+
+def check_picture(path: Path) -> None:
+    """Raise InputError where a picture cannot be written, or would replace a file that is none of ours."""
+    check_writable(path.parent)
+    if path.exists() and not _is_ours(path):
+        raise InputError("--out", f"{path}, a file that ddmd did not write", "give another name")
+
+
+def _is_ours(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return MARK[1] in (image.info.get(MARK[0]), image.getexif().get(SOFTWARE))
+    except (OSError, SyntaxError, ValueError):
+        return False

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json_lines, write_atomic
+from ..files import write_atomic
 from ..pages import PIXELATED, SHARP, html_table, linked_image, page
+from .logs import metric_rows
 from .pictures import FORMATS
 from .results import remarks, table
 
@@ -36,7 +37,7 @@ pre { background: #f6f8fa; padding: 1em; overflow-x: auto; font-size: 12px }
 
 def write_report(folder: Path, title: str, recipe_yaml: str, results: dict[str, Any], alarms: Sequence[str], seconds: float) -> Path:
     """Write folder/report.html from metrics.jsonl, samples/ and the results."""
-    metrics = read_json_lines(folder / "metrics.jsonl")
+    metrics = metric_rows(folder / "metrics.jsonl")
     grids = sorted(path for path in (folder / "samples").glob("cycle-*") if path.suffix in FORMATS)
     shown = [*grids[:1], *grids[len(grids) // 2 : len(grids) // 2 + 1], *grids[-1:]] if len(grids) > 2 else grids
     body = [

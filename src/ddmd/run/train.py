@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..devices import choose_attention
-from ..errors import InputError
-from ..files import read_text, write_atomic
+from ..errors import InputError, unwritable
+from ..files import write_atomic
+from ..folders import Lock, check_replaceable, is_bare, lock_folder, remove_leftovers
 from ..method.batch import Batch, Reals, Sample
 from ..teachers.denoisers.words import too_long
 from ..teachers.sampling import Network, sample_images
@@ -27,6 +28,7 @@ from .logs import Logs
 from .pictures import comparison, write_grid
 from .recipe import Recipe
 from .results import Setting, teacher_settings
+from .resume import check_identities, check_same, identities
 from .setup import Parts, accelerator_for, build
 
 SPOKEN = (
@@ -40,6 +42,10 @@ SPOKEN = (
     "saturation",
     "clipped",
 )  # scores said at an evaluation
+
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # the last two: SLURM's warning, a terminal that goes
+EXPORTS = ("student", "student-lora")  # what the end of a run writes anew
 
 
 class Observer(Protocol):
@@ -67,6 +73,8 @@ class Training:
         self.recipe, self.folder, self.observer = recipe, folder, observer
         self.lead = self.accelerator.is_main_process
         check_folder(recipe, folder, resume)
+        self._lock: Lock | None = None
+        self._lead_finds(lambda: self._take(folder, resume))
         if foreign := foreign_settings():
             observer.say(f"left out, since the recipe decides: {', '.join(foreign)}")
         if note := choose_attention(self.accelerator.device, recipe.optim.cudnn_attention):
@@ -78,6 +86,8 @@ class Training:
         self.seconds = 0.0
         self.nonfinite = torch.zeros((), device=self.accelerator.device)  # largest share since the last log line
         self.alarms: list[str] = []
+        self._saved: int | None = None
+        self.identities: dict[str, str] = self._lead_finds(lambda: identities(self.parts))
         self._prepare_samples()
         cut, limit = too_long(self.parts.denoiser.pipeline, self.parts.prompts.prompts)
         if cut:
@@ -87,6 +97,7 @@ class Training:
         if resume:
             self._load()
         self._stop = False
+        self._lead_finds(self._check_room)
         self.accelerator.wait_for_everyone()  # all have looked at the folder before the lead claims it
         if self.lead:
             write_atomic(folder / "recipe.yaml", recipe.to_yaml())
@@ -94,7 +105,7 @@ class Training:
     # ---- the loop --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the last cycle. Raises Interrupted (state saved) on Ctrl-C or SIGTERM, NonFiniteLoss on a broken loss."""
+        """Train to the last cycle. Raises Interrupted (state saved) on a signal that asks to stop, NonFiniteLoss on a broken loss."""
         recipe, train = self.recipe, self.recipe.train
         self.observer.start(train.cycles, self.cycle)
         with self._signals(), self._logs() as log:
@@ -247,7 +258,7 @@ class Training:
         best, alarms = self.health.judge(self.cycle, scores[suite.main])
         if scores[suite.distance] is not None:  # of too few images, or of none that is finite
             alarms += self.health.measure(self.cycle, scores[suite.distance])
-        if best:
+        if best and ckpt.not_finite({"average": average}) is None:
             ckpt.save_best(self.folder / "checkpoints", self.cycle, {"average": average}, {"cycle": self.cycle, **numbers})
         for alarm in alarms:
             self._alarm(alarm.message)
@@ -299,56 +310,110 @@ class Training:
 
     def _save(self, metrics: dict[str, Tensor]) -> None:
         """A checkpoint from which `--resume` goes on exactly; never of a state that is not finite."""
+        if self._saved == self.cycle:
+            return
         self._checked(metrics)
         states = _gather(
             self.accelerator, {k: v.tolist() if isinstance(v, Tensor) else v for k, v in self.parts.distiller.state_dict().items()}
         )
         held = {**self.parts.tensors(), "average": self.average}
+        broken = [name for name in _gather(self.accelerator, ckpt.not_finite(held)) if name is not None]
+        if broken:
+            raise NonFiniteLoss(f"{broken[0]} is not finite at cycle {self.cycle}")
         tensors = {name: gathered(content, self.lead) for name, content in held.items()}
         if self.lead:
             facts = {
                 "cycle": self.cycle, "positions": self.positions, "seconds": self.seconds, "alarms": self.alarms,
-                "health": self.health.state_dict(), "distillers": states,
+                "health": self.health.state_dict(), "distillers": states, "identities": self.identities,
             }  # fmt: skip
             checkpoints = self.folder / "checkpoints"
             ckpt.save_checkpoint(ckpt.step_folder(checkpoints, self.cycle), tensors, facts)
             ckpt.drop_old(checkpoints, self.recipe.train.keep_checkpoints)
+        self._saved = self.cycle
         self.accelerator.wait_for_everyone()
 
+    def last_checkpoint(self) -> str:
+        """What a stopped run leaves to go on from, in words."""
+        whole = [folder for folder in reversed(ckpt.step_folders(self.folder / "checkpoints")) if ckpt.damage(folder) is None]
+        return f"The checkpoint {whole[0]} is intact" if whole else "No checkpoint was saved before"
+
     def _load(self) -> None:
-        folders = ckpt.step_folders(self.folder / "checkpoints")
-        if not folders:
+        folder = self._lead_finds(self._find_checkpoint)
+        if folder is None:
             return  # killed before its first checkpoint: begin again
         parts = self.parts
-        tensors, facts = ckpt.load_checkpoint(folders[-1], ["average", *parts.tensors()])
+        tensors, facts = ckpt.load_checkpoint(folder, ["average", *parts.tensors()])
+        if "identities" not in facts:
+            raise InputError(str(folder), "a checkpoint of an older version", "go on with that version, or begin a new run")
+        check_identities(facts["identities"], self.identities)
         try:
             parts.load_tensors(tensors)
         except (KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:120]
-            raise InputError(
-                str(folders[-1]), f"a checkpoint of another network ({reason})", "resume with the recipe it was made by"
-            ) from error
+            raise InputError(str(folder), f"a checkpoint of another network ({reason})", "resume with the recipe it was made by") from error
         own = parts.roles.named_parameters("student")
         self.average = {name: placed_like(value.to(self.accelerator.device), own[name]) for name, value in tensors["average"].items()}
         if len(facts["distillers"]) != self.accelerator.num_processes:
             raise InputError(
-                str(folders[-1]), f"{len(facts['distillers'])} processes", f"resume with as many, not {self.accelerator.num_processes}"
+                str(folder), f"{len(facts['distillers'])} processes", f"resume with as many, not {self.accelerator.num_processes}"
             )
         state = facts["distillers"][self.accelerator.process_index]
         parts.distiller.load_state_dict({k: torch.tensor(v, dtype=torch.uint8) if isinstance(v, list) else v for k, v in state.items()})
         self.cycle, self.positions, self.seconds = facts["cycle"], facts["positions"], facts["seconds"]
         self.alarms, self.health = facts["alarms"], Health(**facts["health"])
+        self._saved = self.cycle
+
+    def _find_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole; damaged ones after it are put aside."""
+        folders = ckpt.step_folders(self.folder / "checkpoints")
+        if not folders:
+            return None
+        found = ckpt.newest_whole(folders, self.observer.say)
+        for folder in folders[folders.index(found) + 1 :]:
+            ckpt.put_aside(folder)
+        return found
+
+    def _check_room(self) -> None:
+        """Refuse to train towards checkpoints that the disk has no room for."""
+        train = self.recipe.train
+        wanted = min(train.keep_checkpoints + 1, -(-(train.cycles - self.cycle) // train.checkpoint_every))
+        kept = len(ckpt.step_folders(self.folder / "checkpoints"))
+        one = ckpt.expected_bytes(self.parts.optimizers.values(), self.average)
+        ckpt.check_room(self.folder, one * min(wanted, max(1, train.keep_checkpoints + 1 - kept)))
+
+    def _take(self, folder: Path, resume: bool) -> None:
+        """Hold the run's folder for this process, and clear away what a killed one left half-written."""
+        self._lock = lock_folder(folder)
+        check_folder(self.recipe, folder, resume)  # another may have come and gone meanwhile
+        for place in (folder, folder / "checkpoints", folder / "samples"):
+            remove_leftovers(place)
+        for name in EXPORTS:
+            check_replaceable(folder / name, "move it elsewhere: the end of the run writes there")
+
+    def _lead_finds(self, find: Callable[[], Any]) -> Any:
+        """What the lead process finds, told to all; where it raises an InputError, all do."""
+        found: Any = None
+        if self.lead:
+            try:
+                found = find()
+            except InputError as error:
+                found = error
+        found = _gather(self.accelerator, found)[0]
+        if isinstance(found, InputError):
+            raise found
+        return found
 
     # ---- signals and files -----------------------------------------------------------------------------------------
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask the loop to save and stop at the end of the cycle."""
+        """Ctrl-C and the signals by which systems end a job ask the loop to save and stop at the end of the cycle."""
 
         def ask(number: int, frame: object) -> None:
             self._stop = True
 
-        kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        # One that is ignored, as SIGHUP is under nohup, stays so.
+        kept = {number: signal.signal(number, ask) for number in STOPS if signal.getsignal(number) != signal.SIG_IGN}
         try:
             yield
         finally:
@@ -361,7 +426,7 @@ class Training:
 
     @contextmanager
     def _logs(self) -> Iterator[Logs]:
-        log = Logs(self.folder if self.lead else None, self.cycle)
+        log = Logs(self.folder if self.lead else None, self.cycle, self.observer.say)
         try:
             yield log
         finally:
@@ -369,16 +434,16 @@ class Training:
 
 
 def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds something else; on resume, one that does not hold this very recipe."""
+    """Refuse a folder that holds something else; on resume, one that does not hold this run."""
     saved = folder / "recipe.yaml"
-    if not resume:
-        if folder.exists() and any(folder.iterdir()):
+    with unwritable(folder):
+        if not resume and not is_bare(folder):
             what = "another run" if saved.is_file() else "a folder that is not empty"
             raise InputError("--out", f"{what} in {folder}", "choose another folder, or go on with --resume")
-    elif not saved.is_file():
+    if resume and not saved.is_file():
         raise InputError("--resume", f"no run in {folder}", "name the run's folder with --out, or start without --resume")
-    elif read_text(saved) != recipe.to_yaml():
-        raise InputError("--resume", f"another recipe in {saved}", "resume with the recipe and overrides it was started with")
+    if resume:
+        check_same(saved, recipe, bool(ckpt.step_folders(folder / "checkpoints")))
 
 
 def _gather(accelerator: Any, value: Any) -> list[Any]:

@@ -18,7 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import read_object, write_atomic, write_json
+from ..files import claim, read_object, write_atomic, write_json
+from ..folders import check_writable
 from ..method.batch import Condition
 from .builtin import cache_folder
 from .cache import OPEN, Report, checksum, fingerprint, is_whole, silent
@@ -117,6 +118,7 @@ def kept_teacher_latents(
     if everywhere(is_whole(path)):
         with safe_open(path, "pt") as file:
             return file.get_tensor("latents")
+    check_writable(path.parent)  # before the work
     cond = encoded.rows(torch.arange(len(prompts)))
     tensors = {"latents": teacher_latents(denoiser, teacher, cond, steps, alpha, 0, report).contiguous()}
     write_atomic(path, save(tensors, {"crc32": checksum(tensors)}))
@@ -143,6 +145,8 @@ def _fill(
         raise InputError(
             str(folder), f"another cache, of another {' and '.join(what[key] for key in changed)}", "give a new folder in --out"
         )
+    if old is None:
+        claim(folder, (ABOUT, "latents-*.safetensors"))
     write_json(folder / ABOUT, about)
     for number, start in enumerate(range(0, len(captions), SHARD)):
         made_of = contents(start)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...devices import best_device
 from ...errors import InputError
-from ...files import read_object, write_atomic, write_json
+from ...files import claim, read_object, write_atomic, write_json
 from ...pages import markdown_table, markdown_text
 from ...run.export import SETTINGS
 from ...run.results import Setting, Timed, add_seconds, remarks, results_object, score_row, table, teacher_settings, weights_hash
@@ -66,6 +66,7 @@ def evaluate(
     A student is sampled with its own settings. Anything else is a teacher: many steps with and without guidance, and few. All models
     stay open until the end, so that their speeds are measured in turn.
     """
+    claim(out, ("results.json", "table.md", "index.html"))
     suite = load_suite(suite_name)
     prompts = suite.prompts("report", n)
     scores: dict[str, Any] = {}

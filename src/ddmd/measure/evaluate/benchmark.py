@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import write_json
+from ...files import claim, write_json
 from ...images import picture_files
 from ...run.results import results_object, teacher_setting
 from ...teachers.pictures import PICTURES
@@ -28,6 +28,7 @@ from .wish import Progress, Say, Wish
 def run_benchmark(name: str, wish: Wish, progress: Progress, say: Say) -> dict[str, Any]:
     """Draw what is missing, score, and write results.json, table.md, table.tex and index.html into `wish.out`."""
     wanted = suite(name)
+    claim(wish.out, ("results.json", "table.md", "table.tex", "index.html", "scores"))
     alone = sum(len(part.scorers) for part in wanted.parts) == 1
     if wanted.reference:
         reference_files(wish.reference)

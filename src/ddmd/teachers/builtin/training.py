@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import pickle
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ...devices import choose_attention
 from ...errors import InputError
 from ...files import folder_atomic, write_atomic
+from ...folders import check_replaceable, lock_folder
 from ...method.rng import stream
 
 Report = Callable[[int, int, float], None]
@@ -164,10 +166,15 @@ class TeacherTraining(ABC):
 
     def load(self, path: Path) -> None:
         """Go on from `save`. The number of steps, the rate and its decay may differ; all else must be the same recipe."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            known = state["recipe"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            found = f"no state of a training ({type(error).__name__})"
+            raise InputError(str(path), found, "move it elsewhere to begin anew") from error
         for key, value in asdict(self.recipe).items():
-            if key not in FREE_KEYS and state["recipe"][key] != value:
-                raise InputError(str(path), f"{key}={state['recipe'][key]}", f"this run asks for {value}; train into another folder")
+            if key not in FREE_KEYS and known.get(key) != value:
+                raise InputError(str(path), f"{key}={known.get(key)}", f"this run asks for {value}; train into another folder")
         self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = state["average"]
@@ -181,7 +188,8 @@ def run_training(
 
     Goes on from `folder` when it holds a state; `begin` is called where it holds none.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(folder)  # held as long as this trains
+    check_replaceable(folder / "pipeline", "move it elsewhere: the training writes there")
     state = folder / "state.pt"
     if state.exists():
         training.load(state)
@@ -206,4 +214,5 @@ def run_training(
             training.save(state)
             training.export(folder / "pipeline")
             start = time.perf_counter()
+    del lock
     return folder / "pipeline"

@@ -13,6 +13,7 @@ import torch
 from ....devices import best_device
 from ....errors import InputError
 from ....files import folder_atomic, read_object
+from ....folders import check_replaceable
 from ....quiet import quiet_libraries
 from ...denoisers.parts import load_network
 from ..training import Changes, Report, steps_and_seed
@@ -46,6 +47,7 @@ def make_teacher(pictures: Path, folder: Path, changes: Changes, start: Path | N
 def _autoencoder(pictures: Pictures, folder: Path, seed: int, start: Path | None, report: Report) -> Any:
     if (folder / "config.json").is_file():
         return _open_autoencoder(folder)
+    check_replaceable(folder)
     kept = _open_autoencoder(start / "vae") if start is not None else None
     if kept is not None and _decoder_shape(kept) == _decoder_shape(build_autoencoder()):
         with folder_atomic(folder) as temporary:  # so that the training goes on with it, named again or not
@@ -81,6 +83,7 @@ def make_judge(pictures: Path, folder: Path, changes: Changes, start: Path | Non
     """Train the judge and measure it on concepts and on styles that it never saw."""
     if start is not None:
         raise InputError("--start", str(start), "only a teacher can begin from trained weights")
+    check_replaceable(folder)
     total, seed = steps_and_seed(changes, JUDGE_STEPS)
     found = load_pictures(pictures)
     rows = found.rows(tuple(STYLES), held_out=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ....devices import best_device
 from ....errors import InputError
+from ....folders import check_replaceable
 from ..training import Changes, Report, steps_and_seed
 from .train import ShapesRecipe, train_teacher
 from .verifier import save_verifier, train_verifier, verifier_accuracy
@@ -27,6 +28,7 @@ def make_verifier(world: str, folder: Path, changes: Changes, start: Path | None
     """Train a world's verifier into a folder and measure it on fresh renders; it takes minutes and always begins anew."""
     if start is not None:
         raise InputError("--start", str(start), "only a teacher can begin from trained weights")
+    check_replaceable(folder)
     total, seed = steps_and_seed(changes, VERIFIER_STEPS[world])
     verifier = train_verifier(WORLDS[world], total, seed, best_device(), lambda done, loss: report(done, total, loss))
     accuracy = verifier_accuracy(verifier, VERIFIER_CHECK, seed + 1)
