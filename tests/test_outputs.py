@@ -120,6 +120,11 @@ def test_an_environment_filled_by_hand_is_not_emptied(tmp_path, monkeypatch):
     (tmp_path / "hps3").mkdir()
     (tmp_path / "hps3" / "mine").write_text("mine")
     remote.setup("hps3", lambda text: None, [])
+    assert remote.is_ready("hps3")
+    monkeypatch.setattr(remote.subprocess, "run", lambda *_, **__: remote.subprocess.CompletedProcess([], 1))
+    with pytest.raises(InputError, match="pip"):
+        remote.setup("hps3", lambda text: None, ["another"])
+    assert not remote.is_ready("hps3")
     assert (tmp_path / "hps3" / "mine").read_text() == "mine"
 
 

@@ -66,6 +66,7 @@ def setup(name: str, say: Callable[[str], None], requirements: Sequence[str] | N
         say(f"{name}: ready in {folder}")
         return folder
     say(f"{name}: making {folder}")
+    marker.unlink(missing_ok=True)  # not ready until all is in it
     venv.create(folder, with_pip=True)  # in what is there: somebody may have filled it by hand
     if wanted:
         pip = [str(_python(folder)), "-m", "pip", "install", "--disable-pip-version-check", *wanted]
