@@ -47,7 +47,7 @@ def said(untrained, tmp_path_factory):
     (folder / "prompts.txt").write_text("a red circle\na small blue star at the left on a gray background\n")
     for name in {asked.split(":")[1] for asked in FAMILIES}:
         save_twin(name, folder / name)
-    common = [f"model={untrained}", *SMALL, "student.steps=2", "optim.gradient_accumulation=2", "optim.clip=1e9", "adapters.rank=2"]
+    common = [f"model={untrained}", *SMALL, "student.steps=2", "optim.gradient_accumulation=2", "optim.clip=1e6", "adapters.rank=2"]
     cases = {name: [*words, *(common if "adapters" in name else common[:-1])] for name, words in CASES.items()}
     (folder / "request.json").write_text(json.dumps({"families": FAMILIES, "gradients": cases}))
     torchrun(HERE / "sharded_worker.py", folder)
@@ -68,9 +68,12 @@ def test_gradients_are_the_mean_of_the_processes_own(said, name):
     for found in said:
         gaps = found["gradients"][name]
         assert gaps["drawn"] == {"all": 0}
-        assert gaps["own"].keys() == gaps["whole"].keys() == gaps["divided"].keys() >= {"student", "fake"}
+        assert gaps["own"].keys() == gaps["whole"].keys() >= {"student", "fake"}
+        assert ("discriminator" in gaps["own"]) == ("discriminator" in name)
         assert min(gaps["own"].values()) > 0.05  # or there would be nothing to see
-        assert max(gaps["whole"].values()) < 1e-5 and max(gaps["divided"].values()) < 1e-5
+        assert max(gaps["whole"].values()) < 1e-5
+        if "adapters" in name:
+            assert gaps["divided"].keys() == gaps["whole"].keys() and max(gaps["divided"].values()) < 1e-5
 
 
 @pytest.fixture(scope="module")
