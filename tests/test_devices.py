@@ -110,7 +110,7 @@ def test_each_process_has_a_gpu_of_its_own(environment, monkeypatch):
 def test_processes_that_accelerate_does_not_join_are_refused(environment, monkeypatch):
     """On a machine without GPUs it is told to be on the CPU; whatever else keeps it apart is found by its count."""
     asked = []
-    monkeypatch.setattr("accelerate.Accelerator", lambda cpu: asked.append(cpu) or SimpleNamespace(num_processes=1))
+    monkeypatch.setattr("accelerate.Accelerator", lambda cpu, mixed_precision: asked.append(cpu) or SimpleNamespace(num_processes=1))
     accelerator_for(load_recipe("shapes"))
     environment(**TORCHRUNS)
     with pytest.raises(InputError, match="WORLD_SIZE: found 4 for 1 joined"):
