@@ -97,7 +97,7 @@ def test_eight_bits_are_counted_as_such(twin):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_can_be_rehearsed(name, twin):
     said = []
-    peaks = rehearse(load_recipe("sd3_ddmd_lora", twin(name, "adapters.rank=2")), lambda *count: said.append(count))
+    peaks = rehearse(load_recipe("sd3_ddmd_lora", twin(name, "adapters.rank=2", "family=null")), lambda *count: said.append(count))
     assert list(peaks) == ["between cycles", "encoding prompts", "a generator update", "a fake update", "sample pictures"]
     assert min(peaks["a generator update"], peaks["a fake update"]) > 0.9 * peaks["between cycles"] > 0
     assert [row[1:] for row in said] == [(i, 4) for i in range(4)]

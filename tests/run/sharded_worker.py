@@ -22,7 +22,7 @@ from tiny import RESOLUTION
 
 def updates(recipe: str, twin: str, folder: Path, sharded: bool) -> dict[str, float]:
     given = {
-        "model": folder / twin, "train.prompts": folder / "prompts.txt", "train.cache": "null", "train.batch": 2,
+        "model": folder / twin, "family": "null", "train.prompts": folder / "prompts.txt", "train.cache": "null", "train.batch": 2,
         "resolution": RESOLUTION.get(twin, "null"), "allow_distilled_teacher": "true", "optim.sharded": str(sharded).lower(),
     }  # fmt: skip
     if "dmd2" in recipe or recipe == "sdxl_ddmd":

@@ -1,15 +1,24 @@
+import importlib
 import json
 import shutil
+from typing import get_args
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ddmd.errors import InputError
+from ddmd.measure.memory import estimate
+from ddmd.measure.rehearsal import open_without_weights, rehearse
 from ddmd.method.noise import shift_level
-from ddmd.teachers.denoisers import load_denoiser
+from ddmd.run.assembly import open_denoiser
+from ddmd.run.export import export_student
+from ddmd.run.recipe import Family, load_recipe, preset_names
+from ddmd.teachers.denoisers import FAMILIES, load_denoiser
 from ddmd.teachers.denoisers.flow import own_shift
 from ddmd.teachers.denoisers.sdxl import SDXL
+from ddmd.teachers.identity import model_identity
 from tiny import TWINS, sdxl
 
 
@@ -62,8 +71,60 @@ def test_bad_folders_are_named(untrained, tmp_path):
         load_denoiser(broken)
 
 
-def test_the_twins_are_the_families_they_claim(tmp_path):
-    from ddmd.teachers.denoisers import FAMILIES
+def test_a_recipe_of_another_family_is_refused_by_both_names(untrained):
+    asked = load_recipe("sd15_ddmd", [f"model={untrained}", "train.prompts=none.txt"])
+    for opened in (open_denoiser, estimate, rehearse):
+        with pytest.raises(InputError, match="model: found a sdxl pipeline for the recipe sd15_ddmd, made for sd15"):
+            opened(asked)
+    free = load_recipe("sd15_ddmd", [f"model={untrained}", "train.prompts=none.txt", "family=null"])
+    assert open_denoiser(free).family == "sdxl"
 
+
+def test_shipped_recipes_of_published_models_name_their_family():
+    known = {importlib.import_module(f"ddmd.teachers.denoisers.{module}").DENOISER.family for module in FAMILIES.values()}
+    assert set(get_args(Family)) == known
+    made_for = {name: load_recipe(name, ["train.prompts=none.txt"]).family for name in preset_names()}
+    own = {name for name, family in made_for.items() if family is None}
+    assert all(name.startswith(("shapes", "pairs", "emoji")) for name in own)
+    assert made_for["sdxl_ddmd_lora"] == "sdxl" and made_for["flux_ddmd_lora"] == "flux" and made_for["sd3_ddmd"] == "sd3"
+
+
+INDEX_FAULTS = {
+    "[]": "not a pipeline index: ",
+    "null": "not a pipeline index: ",
+    "": "not a pipeline index: ",
+    '{"unet": ["diffusers", "UNet2DConditionModel"]}': "no _class_name",
+    '{"_class_name": ["a", "b"]}': "_class_name",
+    '{"_class_name": "UNet2DConditionModel"}': "pipeline class UNet2DConditionModel; known families",
+    '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers"]}': "unet .*no .library, class",
+    '{"_class_name": "StableDiffusionPipeline", "unet": []}': "unet .*no .library, class",
+    '{"_class_name": "StableDiffusionPipeline", "unet": [null, "X"]}': "unet .*no .library, class",
+    '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "NoSuch"]}': "does not load",
+}
+
+
+@pytest.mark.parametrize("text", INDEX_FAULTS)
+def test_a_damaged_index_is_one_line(text, tmp_path):
+    (tmp_path / "model_index.json").write_text(text)
+    with pytest.raises(InputError, match=INDEX_FAULTS[text]) as caught:
+        load_denoiser(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_notes_in_an_index_are_no_parts(untrained, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(untrained, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    notes = {"_ignore_files": ["x.onnx", "y.bin"], "_name_or_path": None, "_other": []}
+    (folder / "model_index.json").write_text(json.dumps(index | notes))
+    model = load_denoiser(folder)
+    asked = load_recipe("shapes", [f"model={folder}"])
+    export_student(tmp_path / "student", asked, model, model.network, "ode", 1)
+    load_denoiser(tmp_path / "student")
+    assert len(model_identity(folder)) == 64
+    open_without_weights(asked, FakeTensorMode(allow_non_fake_inputs=True))
+
+
+def test_the_twins_are_the_families_they_claim(tmp_path):
     built = {type(make()).__name__ for make in TWINS.values()}
     assert built == set(FAMILIES)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..run.recipe import Recipe
 from ..teachers.builtin import model_folder
-from ..teachers.denoisers import family_of
+from ..teachers.denoisers import check_family, family_of
 from ..teachers.denoisers.parts import tensor_shapes
 
 FLOAT, ADAM = 4, 8  # bytes a parameter: one float32; AdamW's two moments
@@ -33,6 +33,7 @@ def estimate(recipe: Recipe) -> Estimate:
     Raises InputError where the model's folder is missing, of an unknown family, or damaged.
     """
     folder = model_folder(recipe.model)
+    check_family(folder, recipe.family, recipe.name)
     family = family_of(folder)
     shapes = tensor_shapes(folder / family.component)
     base = sum(math.prod(shape) for shape in shapes.values())

@@ -30,7 +30,7 @@ from ..run.assembly import build_distiller, build_roles, shifted
 from ..run.recipe import Recipe
 from ..run.setup import SHOWN, training_prompts
 from ..teachers.builtin import load_suite, model_folder
-from ..teachers.denoisers import Denoiser, as_denoiser, family_of, read_index
+from ..teachers.denoisers import Denoiser, as_denoiser, check_family, read_index
 from ..teachers.denoisers.parts import check_files
 from ..teachers.prompts import encode_all
 from ..teachers.sampling import at_once, guided
@@ -210,7 +210,7 @@ def open_without_weights(recipe: Recipe, fake: FakeTensorMode) -> Denoiser:
     import diffusers
 
     folder = model_folder(recipe.model)
-    family_of(folder)
+    check_family(folder, recipe.family, recipe.name)
     index = read_index(folder)
     parts: dict[str, Any] = {**index.options, **dict.fromkeys(index.absent)}
     try:

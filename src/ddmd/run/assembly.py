@@ -16,7 +16,7 @@ from ..method.distiller import Distiller, MeanVariance, Objective, Plan
 from ..method.noise import NoisePath
 from ..method.rng import stream
 from ..teachers.builtin import model_folder
-from ..teachers.denoisers import Denoiser, load_denoiser
+from ..teachers.denoisers import Denoiser, check_family, load_denoiser
 from ..teachers.eight_bit import eight_bit_adamw
 from ..teachers.roles import CopyRoles, LoraRoles, Roles, in_bfloat16
 from ..teachers.sharding import alike
@@ -28,7 +28,9 @@ MakeOptimizer = Callable[[Recipe, float, list[nn.Parameter]], torch.optim.Optimi
 
 def open_denoiser(recipe: Recipe) -> Denoiser:
     """The recipe's model, at its resolution and its student's time shift. Raises InputError for one that is unusable."""
-    return shifted(load_denoiser(model_folder(recipe.model), recipe.resolution), recipe)
+    folder = model_folder(recipe.model)
+    check_family(folder, recipe.family, recipe.name)
+    return shifted(load_denoiser(folder, recipe.resolution), recipe)
 
 
 def shifted(denoiser: Denoiser, recipe: Recipe) -> Denoiser:

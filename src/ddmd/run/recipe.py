@@ -53,6 +53,9 @@ Rank = Annotated[int, Field(ge=1, le=8192)]
 Pixels = Annotated[int, Field(ge=8, le=16384)]
 
 
+Family = Literal["chroma", "flux", "lumina2", "pixart_sigma", "qwen_image", "sana", "sd15", "sd3", "sdxl", "z_image"]
+
+
 class Section(BaseModel):
     """A part of a recipe: unknown keys and wrong types are errors."""
 
@@ -194,6 +197,7 @@ class Recipe(Section):
     name: Name
     about: Text = ""
     model: Place
+    family: Family | None = None  # the model's, for which the recipe was made; null is any
     resolution: Pixels | None = None  # pixels; the model's own when left out
     allow_distilled_teacher: bool = False  # train although the teacher's guidance seems to mean nothing
     suite: Literal["shapes", "pairs", "emoji"] | None = None

@@ -30,7 +30,7 @@ FAMILIES = {
 
 LARGE = 256  # pixels above which an autoencoder takes images one at a time: its widest layers hold gigabytes
 
-__all__ = ["FAMILIES", "INDEX", "Denoiser", "PipelineIndex", "family_of", "load_denoiser", "read_index"]
+__all__ = ["FAMILIES", "INDEX", "Denoiser", "PipelineIndex", "check_family", "family_of", "load_denoiser", "read_index"]
 
 
 def family_of(folder: Path) -> type[Denoiser]:
@@ -39,6 +39,17 @@ def family_of(folder: Path) -> type[Denoiser]:
     if name not in FAMILIES:
         raise InputError(str(folder / INDEX), f"pipeline class {name[:80]}", f"known families: {', '.join(FAMILIES)}")
     return importlib.import_module(f".{FAMILIES[name]}", __package__).DENOISER
+
+
+def check_family(folder: Path, wanted: str | None, recipe: str) -> None:
+    """Raise InputError where a recipe was made for another family than the pipeline folder's."""
+    found = family_of(folder).family
+    if wanted not in (None, found):
+        raise InputError(
+            "model",
+            f"a {found} pipeline for the recipe {recipe}, made for {wanted}",
+            "take a recipe of its family, or one of your own with family: null",
+        )
 
 
 def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser:
