@@ -110,7 +110,7 @@ class StudentSection(Section):
 
     steps: Steps = 4
     grid: Annotated[list[Share], Field(max_length=MOST_STEPS)] | None = None
-    shift: Positive | None = None  # time shift of its levels, in training and drawing (flow models); null is the teacher\'s own
+    shift: Positive | None = None  # time shift of its levels, in training and drawing (flow models); null is the teacher's own
     sampler: Literal["sde", "ode"] | None = None
     source: Literal["simulate", "data"] = "simulate"
 
