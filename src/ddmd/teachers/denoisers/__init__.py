@@ -84,7 +84,16 @@ def load_denoiser(folder: Path | str, resolution: int | None = None) -> Denoiser
 
 def as_denoiser(pipeline: Any, folder: Path, resolution: int | None = None) -> Denoiser:
     """An open pipeline as the denoiser of the family that its folder names."""
-    denoiser = family_of(folder)(pipeline, resolution)
+    family = family_of(folder)
+    try:
+        denoiser = family(pipeline, resolution)
+        _ = denoiser.shape, denoiser.feature_block
+    except InputError:
+        raise
+    except Exception as error:  # a config may hold anything where a number belongs
+        reason = " ".join(str(error).split())[:200]
+        found = f"configs that make no {family.family} model ({type(error).__name__}: {reason})"
+        raise InputError(str(folder), found, "copy the folder again") from error
     denoiser.folder = folder
     if denoiser.resolution > LARGE:
         pipeline.vae.enable_slicing()
