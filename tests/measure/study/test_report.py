@@ -128,7 +128,7 @@ def test_report_files_and_a_round_trip_through_csv(rankings, tmp_path):
     for name in ("report.html", "report.md"):
         text = (tmp_path / name).read_text()
         assert "<script" not in text and "&lt;script&gt;" in text
-    assert "data:image/svg+xml" in page.read_text()
+    assert page.read_text().count("data:image/svg+xml") == 2 and 'alt="Shares of ranks"' in page.read_text()
     kind, again = read_csv(tmp_path / "votes.csv")
     assert kind == "ranking" and sorted(again, key=str) == sorted(some, key=str)
     assert load_findings(tmp_path)["ranks"] == found.ranks

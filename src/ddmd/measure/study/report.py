@@ -7,7 +7,7 @@ import html
 import io
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -288,7 +288,7 @@ TITLES = {
 
 
 def _facts(found: Findings) -> list[str]:
-    facts = [f"{found.votes} answers by {found.annotators} annotators."]
+    facts = [f"{found.votes} answer{'s' * (found.votes > 1)} by {found.annotators} annotator{'s' * (found.annotators > 1)}."]
     if found.agreement is not None:
         facts.append(f"Agreement where several judged the same: Krippendorff's alpha {found.agreement:.3f} (ordinal).")
     elif found.kind == "ranking":
@@ -336,39 +336,50 @@ def _markdown(found: Findings, tables: dict[str, list[list[str]]]) -> str:
 def _page(found: Findings, tables: dict[str, list[list[str]]]) -> str:
     e = html.escape
     body = ["<h1>Study</h1>", *(f"<p>{e(fact)}</p>" for fact in _facts(found))]
-    body.append(inline_image(plot(found), "Shares of ranks and preferences", "image/svg+xml"))
+    body += [inline_image(svg, what, "image/svg+xml") for what, svg in plots(found).items()]
     body += [f"<h2>{e(TITLES[name])}</h2>{html_table(rows)}" for name, rows in tables.items()]
     for model, reasons in found.reasons.items():
         body.append(f"<h2>Why {e(model)}</h2><ul>" + "".join(f"<li dir=auto>{e(reason)}</li>" for reason in reasons) + "</ul>")
-    return page("Study", body)
+    return page("Study", body, "td { white-space: nowrap } img { vertical-align: top } h1, h2 { overflow-wrap: anywhere }")
 
 
-def plot(found: Findings) -> bytes:
-    """Shares of ranks (where there are any) and preferences with their intervals, as SVG."""
+def plots(found: Findings) -> dict[str, bytes]:
+    """What it shows -> SVG: shares of ranks (where there are any), and preferences with their intervals."""
     import matplotlib
 
     matplotlib.use("svg")
+    drawn = {"Shares of ranks": _plot(len(found.ranks), _draw_ranks, found)} if found.ranks else {}
+    return drawn | {"Preferences with their intervals": _plot(len(found.wins), _draw_wins, found)}
+
+
+def _plot(bars: int, draw: Callable[[Any, Findings], None], found: Findings) -> bytes:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(
-        1, 2 if found.ranks else 1, figsize=(9, 0.6 * max(3, len(found.models), len(found.wins)) + 1), squeeze=False
-    )
-    if found.ranks:
-        left = np.zeros(len(found.ranks))
-        for place in range(len(next(iter(found.ranks.values()))["shares"])):
-            shares = np.array([100 * row["shares"][place] for row in found.ranks.values()])
-            axes[0][0].barh(
-                [_plain(model) for model in found.ranks],
-                shares,
-                left=left,
-                label=_ordinal(place + 1),
-                color=plt.get_cmap("Blues_r")(0.15 + 0.3 * place),
-            )
-            left += shares
-        axes[0][0].set(xlabel="share of ranks, %", xlim=(0, 100))
-        axes[0][0].invert_yaxis()
-        axes[0][0].legend(ncols=len(found.models), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
-    axis = axes[0][-1]
+    figure, axis = plt.subplots(figsize=(4.5, 0.6 * max(3, bars) + 1))
+    draw(axis, found)
+    figure.tight_layout()
+    out = io.BytesIO()
+    figure.savefig(out, format="svg")
+    plt.close(figure)
+    return out.getvalue()
+
+
+def _draw_ranks(axis: Any, found: Findings) -> None:
+    from matplotlib import colormaps
+
+    left = np.zeros(len(found.ranks))
+    places = len(next(iter(found.ranks.values()))["shares"])
+    for place in range(places):
+        shares = np.array([100 * row["shares"][place] for row in found.ranks.values()])
+        colour = colormaps["Blues_r"](0.15 + 0.6 * place / max(1, places - 1))
+        axis.barh([_plain(model) for model in found.ranks], shares, left=left, label=_ordinal(place + 1), color=colour)
+        left += shares
+    axis.set(xlabel="share of ranks, %", xlim=(0, 100))
+    axis.invert_yaxis()
+    axis.legend(ncols=min(places, 4), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+
+
+def _draw_wins(axis: Any, found: Findings) -> None:
     for i, row in enumerate(found.wins.values()):
         low, high = row["interval"]
         axis.plot([100 * low, 100 * high], [i, i], color="#1f6feb", lw=2)
@@ -376,11 +387,6 @@ def plot(found: Findings) -> bytes:
     axis.axvline(50, color="#999", lw=1)
     axis.set(yticks=range(len(found.wins)), xlabel="preferred, %, with 95 %", xlim=(0, 100), ylim=(len(found.wins) - 0.5, -0.5))
     axis.set_yticklabels([_plain(name) for name in found.wins])
-    figure.tight_layout()
-    out = io.BytesIO()
-    figure.savefig(out, format="svg")
-    plt.close(figure)
-    return out.getvalue()
 
 
 def _plain(name: str) -> str:
