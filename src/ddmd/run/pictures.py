@@ -56,18 +56,24 @@ def comparison(columns: dict[str, Tensor], prompts: Sequence[str]) -> Image.Imag
 
     first = next(iter(columns.values()))
     cell = cell_of(first.shape[-1], len(columns) * len(prompts))
+    label, font = int(LABEL * _larger(cell)), ImageFont.load_default(10 * _larger(cell))
     width = max(len(columns) * (cell + GAP) + GAP, 3 * CELL)
-    height = LABEL + GAP + len(prompts) * (cell + LABEL + GAP)
+    height = label + GAP + len(prompts) * (cell + label + GAP)
     canvas = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(10)
+    draw = ImageDraw.Draw(canvas)
     for j, (name, images) in enumerate(columns.items()):
         left = GAP + j * (cell + GAP)
         draw.text((left, 2), name, fill="black", font=font)
         for i, image in enumerate(images):
-            canvas.paste(fitted(to_pil(image), cell), (left, LABEL + GAP + i * (cell + LABEL + GAP)))
+            canvas.paste(fitted(to_pil(image), cell), (left, label + GAP + i * (cell + label + GAP)))
     for i, prompt in enumerate(prompts):
-        draw.text((GAP, LABEL + GAP + i * (cell + LABEL + GAP) + cell + 1), prompt, fill="#444", font=font)
+        draw.text((GAP, label + GAP + i * (cell + label + GAP) + cell + 1), prompt, fill="#444", font=font)
     return canvas
+
+
+def _larger(cell: int) -> float:
+    """How much larger letters are in a grid of large cells, which pages show smaller."""
+    return min(3.0, max(1.0, cell / 170))
 
 
 def strips(rows: dict[str, Tensor], whole: bool = False) -> Image.Image:
@@ -76,13 +82,14 @@ def strips(rows: dict[str, Tensor], whole: bool = False) -> Image.Image:
 
     first = next(iter(rows.values()))
     side, count = first.shape[-1], sum(map(len, rows.values()))
-    cell, font = max(CELL, side) if whole else cell_of(side, count), ImageFont.load_default(12)
+    cell = max(CELL, side) if whole else cell_of(side, count)
+    font = ImageFont.load_default(12 * _larger(cell))
     margin = int(max(110, *(font.getlength(line) + 2 * GAP for name in rows for line in name.split("\n"))))
     canvas = Image.new("RGB", (margin + len(first) * (cell + GAP), len(rows) * (cell + GAP) + GAP), "white")
     draw = ImageDraw.Draw(canvas)
     for i, (name, images) in enumerate(rows.items()):
         top = GAP + i * (cell + GAP)
-        draw.multiline_text((GAP, top + cell // 2 - 14), name, fill="black", font=font)
+        draw.multiline_text((GAP, top + cell // 2 - int(14 * _larger(cell))), name, fill="black", font=font)
         for j, image in enumerate(images):
             canvas.paste(fitted(to_pil(image), cell), (margin + j * (cell + GAP), top))
     return canvas

@@ -21,7 +21,7 @@ from .items import Item
 
 SHOWN, THUMB = 8, 320  # prompts whose images are shown, and the pixels of a large one's thumbnail
 STYLE = """
-.pictures td, .pictures th { text-align: center; vertical-align: top } .pictures td:first-child { min-width: 9em; max-width: 22em }
+.pictures td, .pictures th { text-align: center; vertical-align: top } .pictures td:first-child { text-align: left; min-width: 9em; max-width: 22em }
 .pictures img { width: 160px; max-width: none } .small { image-rendering: pixelated }
 """
 

@@ -37,7 +37,7 @@ MEANINGS = {
 }
 STYLE = """
 .pictures td { text-align: center; vertical-align: top } .pictures th { text-align: center }
-.pictures td:first-child { min-width: 9em; max-width: 16em }
+.pictures td:first-child { text-align: left; min-width: 9em; max-width: 16em }
 .pictures img { width: 96px; max-width: none }
 dt { font-weight: 600 } dd { margin: 0 0 .4em 0 }
 """
