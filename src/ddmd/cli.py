@@ -194,7 +194,7 @@ def lab(
     from .measure.lab.experiments import experiment
 
     found, folder = experiment(name), out or Path("runs") / f"lab-{name}{'-quick' * quick}"
-    claim(folder, ("results.json", "index.html", "*.csv", "*.png"))
+    claim(folder, ("results.json", "index.html", "*.csv", "*.png", "*.jpg"))
     cases = make_cases(found, overrides or [], seeds, runs, quick)
     command = " ".join(["ddmd lab", name, *(overrides or []), f"--seeds {seeds}", *(["--quick"] if quick else [])])
     from .measure.lab.page import write_page

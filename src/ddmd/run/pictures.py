@@ -146,5 +146,5 @@ def _is_ours(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return MARK[1] in (image.info.get(MARK[0]), image.getexif().get(SOFTWARE))
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # what a damaged file raises depends on the byte
         return False
