@@ -1,9 +1,11 @@
 """metrics.jsonl: valid JSON always, and no damage to it stands in the way."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from ddmd.measure.lab.analysis import curve_rows
 from ddmd.run.logs import Logs, metric_rows
 
 
@@ -28,3 +30,9 @@ def test_damaged_lines_and_those_past_the_cycle_are_dropped(tmp_path):
     assert [row["cycle"] for row in rows(tmp_path)] == [1, 2, 3]
     assert len(said) == 1 and "line 2" in said[0] and "3 more" in said[0]
     assert metric_rows(tmp_path / "none") == []
+
+
+def test_the_laboratory_leaves_out_what_was_not_finite(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"cycle": 1, "dm": null, "ca": 2.0}\nrubbish\n')
+    rows = curve_rows([SimpleNamespace(folder=tmp_path, label="a", seed=0)])
+    assert [(row["name"], row["value"]) for row in rows] == [("ca", 2.0)]

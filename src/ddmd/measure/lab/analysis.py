@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ...files import read_json_lines
+from ...run.logs import metric_rows
 from ...teachers.builtin import load_suite
 from .cases import Case
 from .experiments import Experiment
@@ -32,7 +32,9 @@ def score_rows(cases: Sequence[Case]) -> Rows:
         found = case.result()
         scores = {**found["scores"], **{f"matched_{k}": v for k, v in (case.probed("matched") or {}).items()}}
         scores |= {"train_seconds": found["train_seconds"], "alarms": len(found["alarms"]), **(case.probed("memory") or {})}
-        rows += [{"case": case.label, "seed": case.seed, "score": name, "value": value} for name, value in scores.items()]
+        rows += [
+            {"case": case.label, "seed": case.seed, "score": name, "value": value} for name, value in scores.items() if value is not None
+        ]
     return rows
 
 
@@ -40,11 +42,11 @@ def curve_rows(cases: Sequence[Case]) -> Rows:
     """One row a case, seed, cycle and logged number."""
     rows = []
     for case in cases:
-        for entry in read_json_lines(case.folder / "metrics.jsonl"):
+        for entry in metric_rows(case.folder / "metrics.jsonl"):
             rows += [
                 {"case": case.label, "seed": case.seed, "cycle": entry["cycle"], "name": name, "value": value}
                 for name, value in entry.items()
-                if name not in ("cycle", "seconds")
+                if name not in ("cycle", "seconds") and value is not None  # a number that was not finite
             ]
     return rows
 
