@@ -18,6 +18,7 @@ import time
 from types import SimpleNamespace
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,6 +33,7 @@ from ddmd.teachers.denoisers.sdxl import SDXL
 from ddmd.teachers.denoisers.z_image import ZImage
 from ddmd.teachers.roles import CopyRoles, LoraRoles, in_bfloat16
 
+AUTOENCODER = SimpleNamespace(config=FrozenDict(scaling_factor=1.0))  # never asked: latents are random
 WAYS = ("adapters", "adapters, split", "copies")
 RANK = 64
 
@@ -57,7 +59,7 @@ def sdxl(tiny, where):
             "time_ids": torch.tensor([1024.0, 1024, 0, 0, 1024, 1024], device=device).expand(n, 6),
         }  # fmt: skip
 
-    return SDXL, SimpleNamespace(unet=unet, scheduler=scheduler, vae_scale_factor=8), condition
+    return SDXL, SimpleNamespace(unet=unet, scheduler=scheduler, vae_scale_factor=8, vae=AUTOENCODER), condition
 
 
 def lumina2(tiny, where):
@@ -74,7 +76,7 @@ def lumina2(tiny, where):
 
     return (
         Lumina2,
-        SimpleNamespace(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0), vae_scale_factor=8),
+        SimpleNamespace(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0), vae_scale_factor=8, vae=AUTOENCODER),
         condition,
     )
 
@@ -92,7 +94,7 @@ def z_image(tiny, where):
 
     return (
         ZImage,
-        SimpleNamespace(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae_scale_factor=8),
+        SimpleNamespace(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae_scale_factor=8, vae=AUTOENCODER),
         condition,
     )
 
