@@ -98,7 +98,7 @@ INDEX_FAULTS = {
     '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers"]}': "unet .*no .library, class",
     '{"_class_name": "StableDiffusionPipeline", "unet": []}': "unet .*no .library, class",
     '{"_class_name": "StableDiffusionPipeline", "unet": [null, "X"]}': "unet .*no .library, class",
-    '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "NoSuch"]}': "does not load",
+    '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "NoSuch"]}': "unet: found no such folder",
 }
 
 

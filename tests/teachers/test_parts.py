@@ -1,6 +1,7 @@
 """Networks whose files lack something: one line that names it, in every kind of part; renamed and tied weights are no fault."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -118,6 +119,32 @@ def test_a_pipeline_with_a_hole_does_not_open(tmp_path):
     load_denoiser(folder)
     rewrite(folder / "text_encoder", without("final_layer_norm.weight"))
     with pytest.raises(InputError, match="text_encoder: found 1 tensor missing, such as final_layer_norm.weight"):
+        load_denoiser(folder)
+
+
+def test_damaged_configurations_and_absent_weights_are_named(untrained, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(untrained, folder)
+
+    def damaged(path, content, message):
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message) as caught:
+            load_denoiser(folder)
+        assert "\n" not in str(caught.value)
+        path.write_bytes(whole)
+
+    for name in ("unet/config.json", "text_encoder_2/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+        for content in (b"", b"{", b"[]", b'"x"', b"\xff{}"):
+            damaged(folder / name, content, name.replace(".", r"\."))
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    for content in (b"", b"\xff" * 8 + weights.read_bytes()[8:], weights.read_bytes()[:-4]):
+        damaged(weights, content, r"unet/diffusion_pytorch_model\.safetensors: found a damaged file")
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    with pytest.raises(InputError, match=r"unet: found weights in half precision alone"):
+        load_denoiser(folder)
+    shutil.rmtree(folder / "scheduler")
+    with pytest.raises(InputError, match="scheduler: found no such folder"):
         load_denoiser(folder)
 
 

@@ -31,7 +31,7 @@ from ..run.recipe import Recipe
 from ..run.setup import SHOWN, training_prompts
 from ..teachers.builtin import load_suite, model_folder
 from ..teachers.denoisers import Denoiser, as_denoiser, check_family, read_index
-from ..teachers.denoisers.parts import check_files
+from ..teachers.denoisers.parts import check_configurations, check_files
 from ..teachers.prompts import encode_all
 from ..teachers.sampling import at_once, guided
 
@@ -212,6 +212,7 @@ def open_without_weights(recipe: Recipe, fake: FakeTensorMode) -> Denoiser:
     folder = model_folder(recipe.model)
     check_family(folder, recipe.family, recipe.name)
     index = read_index(folder)
+    check_configurations(folder, index)
     parts: dict[str, Any] = {**index.options, **dict.fromkeys(index.absent)}
     try:
         for name, (library, kind) in index.parts.items():

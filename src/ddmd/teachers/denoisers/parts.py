@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError
-from ...files import read_json
+from ...files import read_json, read_object
 from .index import PipelineIndex
 
 INDEXES = "*.safetensors.index.json"
@@ -23,8 +23,21 @@ def load_networks(folder: Path, index: PipelineIndex) -> dict[str, Any]:
 
     Raises InputError naming the part that is missing or damaged, and what it lacks.
     """
+    check_configurations(folder, index)
     kinds = {name: network_class(*pair) for name, pair in index.parts.items()}
     return {name: load_network(kind, folder / name) for name, kind in kinds.items() if kind is not None}
+
+
+def check_configurations(folder: Path, index: PipelineIndex) -> None:
+    """Raise InputError where a part's folder is missing or a configuration in it is no JSON object.
+
+    diffusers would look for the part elsewhere, in the hub too.
+    """
+    for name in index.parts:
+        if not (folder / name).is_dir():
+            raise InputError(str(folder / name), "no such folder, which the pipeline's index names", AGAIN)
+        for path in sorted((folder / name).glob("*config.json")):
+            read_object(path)
 
 
 def network_class(library: str, name: str) -> Any:
@@ -60,6 +73,9 @@ def load_network(kind: Any, folder: Path, dtype: torch.dtype | str = torch.float
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # they are reported instead, with their names
     }
+    if (told | options)["use_safetensors"] and not any(VARIANT not in file.name for file in folder.glob("*.safetensors")):
+        lacks = f"weights in half precision alone ({VARIANT})" if any(folder.glob("*.safetensors")) else "no .safetensors file in it"
+        raise InputError(str(folder), lacks, "download the model's full weights in that format")
     try:
         network, info = kind.from_pretrained(folder, **told | options)
     except Exception as error:  # the loaders of two libraries raise a dozen types for a damaged folder
@@ -85,8 +101,7 @@ def check_files(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():  # transformers would take its defaults
         raise InputError(str(folder), "no config.json" if folder.is_dir() else "no such folder", AGAIN)
-    if not isinstance(read_json(config), dict):
-        raise InputError(str(config), "no JSON object", AGAIN)
+    read_object(config)
     held = tensor_shapes(folder)
     for path in sorted(folder.glob(INDEXES)):
         if path.name == "model.safetensors.index.json" and (folder / "model.safetensors").is_file():
