@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ...images import open_image
+
 
 def giveaways(sources: Mapping[str, Sequence[Path]]) -> list[str]:
     """One line each for what an attentive annotator can tell models apart by.
@@ -18,8 +20,8 @@ def giveaways(sources: Mapping[str, Sequence[Path]]) -> list[str]:
     for model, files in sources.items():
         sizes[model], formats[model] = [], set()
         for file in files:
+            sizes[model].append(open_image(file).size)  # upright; a damaged file is named
             with Image.open(file) as picture:
-                sizes[model].append(picture.size)
                 formats[model].add(picture.format or "?")
     lines = []
     rows = list(zip(*sizes.values()))
