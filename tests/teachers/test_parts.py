@@ -108,6 +108,17 @@ def test_several_files_are_held_against_their_index(name, part, saved):
         load_network(kind, folder)
 
 
+def test_a_sentence_encoder_may_lack_the_pooler_that_no_pipeline_asks(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    BertModel(BertConfig(vocab_size=8, **small), add_pooling_layer=False).save_pretrained(tmp_path)
+    assert load_network(BertModel, tmp_path).embeddings is not None
+    rewrite(tmp_path, without("encoder.layer.0.output.dense.bias"))
+    with pytest.raises(InputError, match=r"1 tensor missing, such as encoder.layer.0.output.dense.bias"):
+        load_network(BertModel, tmp_path)
+
+
 def test_files_in_half_precision_give_float32(saved):
     kind, folder, _ = saved("lumina2", "text_encoder")
     load_network(kind, folder).to(torch.bfloat16).save_pretrained(folder)

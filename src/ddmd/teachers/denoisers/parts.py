@@ -16,6 +16,7 @@ from .index import PipelineIndex
 INDEXES = "*.safetensors.index.json"
 VARIANT = ".fp16"  # in the names of files that hold the same weights once more
 AGAIN = "copy or download the model again"
+UNREAD = "pooler."  # BERT's last layer, which sentence encoders are published without; no pipeline asks it
 
 
 def load_networks(folder: Path, index: PipelineIndex) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def load_network(kind: Any, folder: Path, dtype: torch.dtype | str = torch.float
             str(folder), f"{_tensors(mismatched)} of another shape than its config.json says, such as {key}, {found} for {wanted}", AGAIN
         )
     empty = [key for key, value in network.state_dict().items() if value.is_meta]
-    missing = sorted({*info["missing_keys"], *empty})
+    missing = sorted(key for key in {*info["missing_keys"], *empty} if not key.startswith(UNREAD))
     if missing:
         raise InputError(str(folder), f"{_tensors(missing)} missing, such as {missing[0]}", AGAIN)
     return network
