@@ -303,6 +303,10 @@ def outcome(case: Callable[[random.Random], None], draw: random.Random) -> str:
 def fuzz(kind: str, numbers: range, seed: int, folder: Path, pipeline: Path) -> tuple[Counter[str], dict[str, str]]:
     """Outcomes of a kind's cases, and the faults by KIND:NUMBER."""
     cases, counts, faults = Cases(folder, pipeline), Counter[str](), {}
+    if kind in ("indexes", "schedulers", "configs"):
+        from ddmd.teachers.denoisers import load_denoiser
+
+        load_denoiser(pipeline)  # the libraries' own imports are no part of a case's time
     for number in numbers:
         print(number, flush=True, file=sys.stdout) if kind == "arrow" else None
         found = outcome(getattr(cases, kind), random.Random(f"{seed} {kind} {number}"))
