@@ -2,7 +2,6 @@ import json
 import os
 import re
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,21 +47,6 @@ def weights(training):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def test_an_ignored_signal_stays_ignored():
-    """nohup ignores SIGHUP; the others ask to stop."""
-    kept = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        asked = SimpleNamespace(_stop=False)
-        with Training._signals(asked):
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not asked._stop
-            os.kill(os.getpid(), signal.SIGUSR1)
-            assert asked._stop
-        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGHUP, kept)
 
 
 def test_without_warm_up_the_average_keeps_the_teachers_share(untrained, tmp_path):

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, unwritable
+from ..folders import is_bare
 from ..teachers.identity import data_identity, model_identity
 from ..teachers.reals import LatentCache
+from . import checkpoint as ckpt
 from .recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -42,6 +44,19 @@ MOVED = {
     "train.prompts": "other prompts",
     "train.reals": "other real images",
 }
+
+
+def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds something else; on resume, one that does not hold this run."""
+    saved = folder / "recipe.yaml"
+    with unwritable(folder):
+        if not resume and not is_bare(folder):
+            what = "another run" if saved.is_file() else "a folder that is not empty"
+            raise InputError("--out", f"{what} in {folder}", "choose another folder, or go on with --resume")
+    if resume and not saved.is_file():
+        raise InputError("--resume", f"no run in {folder}", "name the run's folder with --out, or start without --resume")
+    if resume:
+        check_same(saved, recipe, bool(ckpt.step_folders(folder / "checkpoints")))
 
 
 def check_same(saved: Path, recipe: Recipe, begun: bool) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..devices import choose_attention
-from ..errors import InputError, unwritable
+from ..errors import InputError
 from ..files import write_atomic
-from ..folders import Lock, check_replaceable, is_bare, lock_folder, remove_leftovers
+from ..folders import Lock, check_replaceable, lock_folder, remove_leftovers
 from ..method.batch import Batch, Reals, Sample
 from ..teachers.denoisers.words import too_long
 from ..teachers.sampling import Network, sample_images
@@ -26,25 +25,14 @@ from .environment import foreign_settings
 from .health import Health, output_statistics
 from .logs import Logs
 from .pictures import comparison, write_grid
+from .processes import gather, lead_finds, stop_signals
 from .recipe import Recipe
 from .results import Setting, teacher_settings
-from .resume import check_identities, check_same, identities
+from .resume import check_folder, check_identities, identities
 from .setup import Parts, accelerator_for, build
 
-SPOKEN = (
-    "overall",
-    "frechet",
-    "text_image",
-    "recall",
-    "style",
-    "kid_lite0",
-    "std",
-    "saturation",
-    "clipped",
-)  # scores said at an evaluation
-
-
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # the last two: SLURM's warning, a terminal that goes
+# Scores said at an evaluation.
+SPOKEN = ("overall", "frechet", "text_image", "recall", "style", "kid_lite0", "std", "saturation", "clipped")
 EXPORTS = ("student", "student-lora")  # what the end of a run writes anew
 
 
@@ -74,7 +62,7 @@ class Training:
         self.lead = self.accelerator.is_main_process
         check_folder(recipe, folder, resume)
         self._lock: Lock | None = None
-        self._lead_finds(lambda: self._take(folder, resume))
+        lead_finds(self.accelerator, lambda: self._take(folder, resume))
         if foreign := foreign_settings():
             observer.say(f"left out, since the recipe decides: {', '.join(foreign)}")
         if note := choose_attention(self.accelerator.device, recipe.optim.cudnn_attention):
@@ -87,7 +75,7 @@ class Training:
         self.nonfinite = torch.zeros((), device=self.accelerator.device)  # largest share since the last log line
         self.alarms: list[str] = []
         self._saved: int | None = None
-        self.identities: dict[str, str] = self._lead_finds(lambda: identities(self.parts))
+        self.identities: dict[str, str] = lead_finds(self.accelerator, lambda: identities(self.parts))
         self._prepare_samples()
         cut, limit = too_long(self.parts.denoiser.pipeline, self.parts.prompts.prompts)
         if cut:
@@ -96,8 +84,7 @@ class Training:
             )
         if resume:
             self._load()
-        self._stop = False
-        self._lead_finds(self._check_room)
+        lead_finds(self.accelerator, self._check_room)
         self.accelerator.wait_for_everyone()  # all have looked at the folder before the lead claims it
         if self.lead:
             write_atomic(folder / "recipe.yaml", recipe.to_yaml())
@@ -108,7 +95,7 @@ class Training:
         """Train to the last cycle. Raises Interrupted (state saved) on a signal that asks to stop, NonFiniteLoss on a broken loss."""
         recipe, train = self.recipe, self.recipe.train
         self.observer.start(train.cycles, self.cycle)
-        with self._signals(), self._logs() as log:
+        with stop_signals() as stop, self._logs() as log:
             if self.cycle == 0:
                 self._evaluate(log)
             started = time.perf_counter()
@@ -124,7 +111,7 @@ class Training:
                     self._evaluate(log)
                 if self.cycle % train.checkpoint_every == 0 or self.cycle == train.cycles:
                     self._save(metrics)
-                if self._any(self._stop):
+                if self._any(stop.asked):
                     self._save(metrics)
                     raise Interrupted
                 if recipe.train.stop_on_alarm and self._any(bool(self.alarms)):
@@ -219,7 +206,7 @@ class Training:
         lost = [f"{name} is {v}" for name, v in values.items() if name.endswith(("_loss", "_norm")) and not math.isfinite(v)]
         if values["nonfinite"] == 1:
             lost.insert(0, "no value of an update's direction was finite")
-        found = [text for texts in _gather(self.accelerator, lost) for text in texts]
+        found = [text for texts in gather(self.accelerator, lost) for text in texts]
         if found:
             raise NonFiniteLoss(f"{found[0]}, at cycle {self.cycle}")
         return values
@@ -313,11 +300,11 @@ class Training:
         if self._saved == self.cycle:
             return
         self._checked(metrics)
-        states = _gather(
+        states = gather(
             self.accelerator, {k: v.tolist() if isinstance(v, Tensor) else v for k, v in self.parts.distiller.state_dict().items()}
         )
         held = {**self.parts.tensors(), "average": self.average}
-        broken = [name for name in _gather(self.accelerator, ckpt.not_finite(held)) if name is not None]
+        broken = [name for name in gather(self.accelerator, ckpt.not_finite(held)) if name is not None]
         if broken:
             raise NonFiniteLoss(f"{broken[0]} is not finite at cycle {self.cycle}")
         tensors = {name: gathered(content, self.lead) for name, content in held.items()}
@@ -338,7 +325,7 @@ class Training:
         return f"The checkpoint {whole[0]} is intact" if whole else "No checkpoint was saved before"
 
     def _load(self) -> None:
-        folder = self._lead_finds(self._find_checkpoint)
+        folder = lead_finds(self.accelerator, self._find_checkpoint)
         if folder is None:
             return  # killed before its first checkpoint: begin again
         parts = self.parts
@@ -390,39 +377,11 @@ class Training:
         for name in EXPORTS:
             check_replaceable(folder / name, "move it elsewhere: the end of the run writes there")
 
-    def _lead_finds(self, find: Callable[[], Any]) -> Any:
-        """What the lead process finds, told to all; where it raises an InputError, all do."""
-        found: Any = None
-        if self.lead:
-            try:
-                found = find()
-            except InputError as error:
-                found = error
-        found = _gather(self.accelerator, found)[0]
-        if isinstance(found, InputError):
-            raise found
-        return found
-
     # ---- signals and files -----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and the signals by which systems end a job ask the loop to save and stop at the end of the cycle."""
-
-        def ask(number: int, frame: object) -> None:
-            self._stop = True
-
-        # One that is ignored, as SIGHUP is under nohup, stays so.
-        kept = {number: signal.signal(number, ask) for number in STOPS if signal.getsignal(number) != signal.SIG_IGN}
-        try:
-            yield
-        finally:
-            for number, handler in kept.items():
-                signal.signal(number, handler)
 
     def _any(self, mine: bool) -> bool:
         """Whether any process says so; all must leave the loop together."""
-        return any(_gather(self.accelerator, mine))
+        return any(gather(self.accelerator, mine))
 
     @contextmanager
     def _logs(self) -> Iterator[Logs]:
@@ -431,25 +390,3 @@ class Training:
             yield log
         finally:
             log.close()
-
-
-def check_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds something else; on resume, one that does not hold this run."""
-    saved = folder / "recipe.yaml"
-    with unwritable(folder):
-        if not resume and not is_bare(folder):
-            what = "another run" if saved.is_file() else "a folder that is not empty"
-            raise InputError("--out", f"{what} in {folder}", "choose another folder, or go on with --resume")
-    if resume and not saved.is_file():
-        raise InputError("--resume", f"no run in {folder}", "name the run's folder with --out, or start without --resume")
-    if resume:
-        check_same(saved, recipe, bool(ckpt.step_folders(folder / "checkpoints")))
-
-
-def _gather(accelerator: Any, value: Any) -> list[Any]:
-    """One object of every process, in rank order."""
-    if accelerator.num_processes == 1:
-        return [value]
-    from accelerate.utils import gather_object
-
-    return gather_object([value])
