@@ -88,14 +88,14 @@ def test_the_gan_learns_from_cached_latents(twins, tmp_path):
 def test_the_text_encoders_are_gone_before_the_network_comes(twins, tmp_path, monkeypatch):
     """A language model and the network it conditions need not fit side by side."""
     model, _, prompts = twins("lumina2_ddmd_lora")
-    seen, wrap = [], LoraRoles.wrap
+    seen, to = [], LoraRoles.to
 
-    def spied(roles, prepare, device):
+    def spied(roles, device):
         holds = [part for part in gc.get_objects() if isinstance(part, Gemma2Model)]
         seen.append(len(holds))
-        return wrap(roles, prepare, device)
+        return to(roles, device)
 
-    monkeypatch.setattr(LoraRoles, "wrap", spied)
+    monkeypatch.setattr(LoraRoles, "to", spied)
     before = len([part for part in gc.get_objects() if isinstance(part, Gemma2Model)])
     given = [f"model={model}", f"train.prompts={prompts}", "train.cache=null", "train.cycles=1", "report.teacher_steps=2", "fake.updates=1"]
     Training(load_recipe("lumina2_ddmd_lora", given), tmp_path / "run", Silent()).run()

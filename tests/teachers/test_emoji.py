@@ -291,9 +291,9 @@ def test_the_suite_prefers_real_pictures_of_what_was_asked():
     from ddmd.teachers.builtin.emoji.judge import text_features
 
     suite = load_suite("emoji")
-    prompts = suite.prompts("report", 30)
-    assert prompts == suite.prompts("report", 40)[:30]
-    scores = suite.score(torch.rand(30, 3, 64, 64) * 2 - 1, prompts)
+    prompts = suite.prompts("report", 50)  # the fewest that a kernel distance is given of
+    assert prompts == suite.prompts("report", 60)[:50]
+    scores = suite.score(torch.rand(50, 3, 64, 64) * 2 - 1, prompts)
     assert {"text_image", "recall", "style", "kid_lite0", "std", "n", "intervals"} <= set(scores)
     assert scores["kid_lite0"] > 10 and scores["recall"] < 0.5
     right = suite.judge.hear(text_features(["a noto emoji of red apple", "a noto emoji of a red apple", "a noto emoji of police car"]))

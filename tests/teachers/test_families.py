@@ -113,8 +113,8 @@ def test_latents_are_scaled_as_the_stock_pipeline_scales_them(folder, tmp_path, 
     path.write_text(json.dumps(config))
     model = open_twin(copied)
     grid = uniform_grid(2)
-    call = model.stock_call(grid) | ({"sigmas": list(grid)} if model.family in ("sd3", "sana") else {})
-    close(draw(model, grid, "ode", 1.0), stock(copied, model, monkeypatch, **call))
+    steps_as_ours = model.student_scheduler(grid, "ode")
+    close(draw(model, grid, "ode", 1.0), stock(copied, model, monkeypatch, steps_as_ours, **model.stock_call(grid)))
     latents = torch.rand(2, *model.shape) - 0.5
     torch.testing.assert_close(model.latent_scale.from_autoencoder(model.latent_scale.to_autoencoder(latents)), latents)
 
