@@ -23,6 +23,23 @@ def ddmd(*arguments, cwd=None, **kwargs):
     )
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The command in this process, as `ddmd` runs it in one of its own: the imports, which take seconds, are made once."""
+
+    def run(*arguments, cwd=None):
+        monkeypatch.setattr(sys, "argv", ["ddmd", *map(str, arguments)])
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code or 0, printed.out, printed.err)
+
+    return run
+
+
 def refused(result, *words):
     """Exit code 2 and one line that holds the words."""
     assert result.returncode == 2, result.stderr
@@ -47,33 +64,33 @@ def test_recipes_and_version():
     assert ddmd("--version").stdout.startswith("ddmd ")
 
 
-def test_bad_input_is_one_line_and_exit_code_2(untrained, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2(untrained, tmp_path, here):
     refused(ddmd("distill", "shape"), "recipe", "shapes_coupled")
-    refused(ddmd("distill", "shapes", "objective.alfa=3"), "objective.alfa", "unknown")
-    refused(ddmd("distill", "shapes", "objective.alpha=0.5"), "objective.alpha", "0.5")
-    refused(ddmd("distill", "shapes", f"model={tmp_path}", "--out", tmp_path / "r"), "model_index.json")
+    refused(here("distill", "shapes", "objective.alfa=3"), "objective.alfa", "unknown")
+    refused(here("distill", "shapes", "objective.alpha=0.5"), "objective.alpha", "0.5")
+    refused(here("distill", "shapes", f"model={tmp_path}", "--out", tmp_path / "r"), "model_index.json")
     empty = tmp_path / "prompts.txt"
     empty.write_text("\n")
-    refused(ddmd("distill", "shapes", f"model={untrained}", f"train.prompts={empty}", "--out", tmp_path / "e"), "no prompts")
-    refused(ddmd("distill", "shapes", "--resume", "--out", tmp_path / "none"), "--resume", "no run")
-    refused(ddmd("distill", "shapes", "--resume", cwd=tmp_path), "--resume")
-    refused(ddmd("evaluate", tmp_path / "nothing"), "no such folder")
-    refused(ddmd("evaluate", "shapes", "--suite", "other"), "suite", "shapes")
+    refused(here("distill", "shapes", f"model={untrained}", f"train.prompts={empty}", "--out", tmp_path / "e"), "no prompts")
+    refused(here("distill", "shapes", "--resume", "--out", tmp_path / "none"), "--resume", "no run")
+    refused(here("distill", "shapes", "--resume", cwd=tmp_path), "--resume")
+    refused(here("evaluate", tmp_path / "nothing"), "no such folder")
+    refused(here("evaluate", "shapes", "--suite", "other"), "suite", "shapes")
     refused(ddmd("sample", untrained, "-p", "a red elephant"), "elephant", "circle")
-    refused(ddmd("builtin", "train", "emoji"), "emoji")
-    refused(ddmd("export", tmp_path), "no run")
-    refused(ddmd("cache", "latents", untrained, tmp_path / "pictures"), "no such folder")
-    refused(ddmd("cache", "samples", untrained, empty), "no prompts")
-    refused(ddmd("distill", "shapes", "train.batch=3", "optim.gradient_accumulation=2"), "optim.gradient_accumulation", "divide")
+    refused(here("builtin", "train", "emoji"), "emoji")
+    refused(here("export", tmp_path), "no run")
+    refused(here("cache", "latents", untrained, tmp_path / "pictures"), "no such folder")
+    refused(here("cache", "samples", untrained, empty), "no prompts")
+    refused(here("distill", "shapes", "train.batch=3", "optim.gradient_accumulation=2"), "optim.gradient_accumulation", "divide")
 
 
-def test_a_run_from_start_to_picture(untrained, tmp_path):
+def test_a_run_from_start_to_picture(untrained, tmp_path, here):
     run = tmp_path / "run"
     result = ddmd("distill", "shapes", f"model={untrained}", "train.cycles=2", *FAST, "--out", run)
     assert result.returncode == 0, result.stderr
     assert "student" in result.stdout
     assert "report.html" in result.stderr
-    refused(ddmd("distill", "shapes", f"model={untrained}", "train.cycles=2", *FAST, "--out", run), "--out", "another run")
+    refused(here("distill", "shapes", f"model={untrained}", "train.cycles=2", *FAST, "--out", run), "--out", "another run")
 
     picture = tmp_path / "one.jpg"
     result = ddmd("sample", run, "-p", "a red circle", "--seed", 3, "--out", picture)
@@ -81,16 +98,16 @@ def test_a_run_from_start_to_picture(untrained, tmp_path):
     from PIL import Image
 
     assert Image.open(picture).size == (32, 32) and Image.open(picture).format == "JPEG"
-    refused(ddmd("sample", run, "-p", "a red circle", "--out", tmp_path), "--out", "a folder")
+    refused(here("sample", run, "-p", "a red circle", "--out", tmp_path), "--out", "a folder")
     wide = tmp_path / "two.png"
     assert (
-        ddmd("sample", run, "-p", "a red circle", "-p", "", "--out", wide, "--beside", untrained, "--beside", f"{untrained}:2").returncode
+        here("sample", run, "-p", "a red circle", "-p", "", "--out", wide, "--beside", untrained, "--beside", f"{untrained}:2").returncode
         == 0
     )
     assert Image.open(wide).size[1] > 3 * 96
-    refused(ddmd("sample", run, "-p", "a red circle", "--guidance", 3), "--guidance", "leave it at 1")
+    refused(here("sample", run, "-p", "a red circle", "--guidance", 3), "--guidance", "leave it at 1")
 
-    result = ddmd("evaluate", run, untrained, "--prompts", 6, "--teacher-steps", 2, "--out", tmp_path / "scores")
+    result = here("evaluate", run, untrained, "--prompts", 6, "--teacher-steps", 2, "--out", tmp_path / "scores")
     assert result.returncode == 0, result.stderr
     scores = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]
     assert set(scores) == {"student", "teacher", "teacher-no-cfg", "teacher-few-step"}
