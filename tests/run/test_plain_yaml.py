@@ -37,7 +37,8 @@ ODD = [
         ("+5", 5),
         ("010", "010"),
         ("1:30", "1:30"),
-        ("2024-01-01", "2024-01-01"),
+        ("2024-01-01.txt", "2024-01-01.txt"),
+        ("'2024-01-01'", "2024-01-01"),
         ("yes", "yes"),
         ("true", True),
         ("[1, 0.5]", [1, 0.5]),
@@ -56,6 +57,8 @@ def test_values_are_what_they_look_like(text, value):
     [
         ("a: &x [1]\nb: *x", "line 2: an alias"),
         ("a: &x [*x]", "an alias"),
+        ("a: 2001-99-99", "line 1: a date .2001-99-99.; put it in quotes"),
+        ("a: 2001-12-14 21:59:43", "a date"),
         ("a: !!python/name:os.system x", "a tag"),
         ("a: 1\nb: 2\na: 3", "line 3: the key a twice"),
         ("1: 2", "a key that is not text"),

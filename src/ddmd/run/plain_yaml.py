@@ -58,6 +58,15 @@ _Loader.add_implicit_resolver(
     re.compile(r"(?:[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"),
     list("-+.0123456789"),
 )
+# YAML 1.1's dates: text here, but other readers would not take it so.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:timestamp", re.compile(r"\d{4}-\d\d?-\d\d?(?:(?:[Tt]|[ \t]+)\d.*)?\Z"), list("0123456789"))
+
+
+def _refuse_date(loader: _Loader, node: Any) -> Any:
+    raise loader._fault(node, f"a date ({node.value}); put it in quotes")
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _refuse_date)
 
 
 def parse_yaml(text: str) -> Any:
