@@ -42,6 +42,22 @@ def test_a_pipeline_again_from_the_checkpoint(run, tmp_path):
     DiffusionPipeline.from_pretrained(tmp_path / "out")
 
 
+def test_the_adapter_on_the_teacher_is_the_exported_student(run):
+    """A run in bfloat16 trains on rounded weights, but neither of its exports holds any."""
+    assert load_recipe(str(run / "recipe.yaml")).optim.precision == "bf16"
+    model = load_recipe(str(run / "recipe.yaml")).model
+    adapted, merged = DiffusionPipeline.from_pretrained(model), DiffusionPipeline.from_pretrained(run / "student")
+    adapted.load_lora_weights(run / "student-lora")
+    adapted.fuse_lora()
+    adapted.unload_lora_weights()
+    teacher = DiffusionPipeline.from_pretrained(model).unet.state_dict()
+    student, moved = merged.unet.state_dict(), 0
+    for name, value in adapted.unet.state_dict().items():
+        torch.testing.assert_close(student[name], value, atol=1e-6, rtol=0)
+        moved += not torch.equal(student[name], teacher[name])
+    assert 10 < moved < len(student)  # the adapter's layers alone
+
+
 def test_the_card_says_how_by_what_and_under_which_licence(run):
     call = json.loads((run / "student" / SETTINGS).read_text())["call"]
     card = (run / "student" / "README.md").read_text()

@@ -31,11 +31,14 @@ def student_network(roles: Roles, denoiser: Denoiser) -> nn.Module:
     """The student alone as a plain network: a copy, with its adapter merged where it has one."""
     if isinstance(roles, CopyRoles):
         return copy.deepcopy(roles.plain("student"))
-    if isinstance(roles, LoraRoles) and roles.int8:
-        roles = roles.on(load_denoiser(denoiser.folder, denoiser.resolution).network)  # eight bits hold no merged adapter
+    if isinstance(roles, LoraRoles) and roles.rounded:
+        # The run's own base has lost digits of the teacher's weights, which `student-lora` is used on; eight bits hold no merge.
+        device = next(roles.base.parameters()).device
+        roles = roles.on(load_denoiser(denoiser.folder, denoiser.resolution).network)
+        roles.to(device)
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    network: Any = copy.deepcopy(roles.plain("student")).float()  # in less, a merge rounds the adapter away
+    network: Any = copy.deepcopy(roles.plain("student"))
     for name, module in list(network.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(adapter_names=["student"])

@@ -208,6 +208,11 @@ class LoraRoles(Roles):
     def active(self) -> str | None:
         return self._active
 
+    @property
+    def rounded(self) -> bool:
+        """Whether the base holds less than the teacher's weights as they were read: eight bits, or bfloat16."""
+        return self.int8 or any(p.dtype != torch.float32 for p in self.base.parameters())
+
     def on(self, network: nn.Module) -> LoraRoles:
         """The same adapters on another copy of the base, left in float32 and unquantised: to merge them into."""
         roles = LoraRoles(network, self.call, **self.settings)  # type: ignore[arg-type]
