@@ -1,6 +1,6 @@
 """Algorithm 1: one generator update and one fake update. The caller owns the loop, the data and the optimisers' settings.
 
-distiller = Distiller(roles, path, objective, plan, shape, student_optimizer, fake_optimizer)
+distiller = Distiller(roles, path, objective, plan, shape, student_optimizer, fake_optimizer, generator, rungs)
 for batch in batches:
     update = distiller.generator_update(batch)
     for _ in range(5):

@@ -118,7 +118,8 @@ def results_object(suite: str, seed: int, scores: dict[str, Any], **more: Any) -
 def machine() -> str:
     """The machine in words: processor or GPU, cores, threads, torch."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
-    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' * (threads != 1)}, torch {torch.__version__}"
 
 
 def weights_hash(folder: Path) -> str:
