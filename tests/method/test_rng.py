@@ -1,6 +1,6 @@
 import torch
 
-from ddmd.method.rng import sampling_seed, stream, stream_seed
+from ddmd.method.rng import sampling_seed, seeded, stream, stream_seed
 
 
 def test_no_two_streams_share_their_numbers():
@@ -27,3 +27,16 @@ def test_small_sampling_seeds_are_torchs_own():
     assert [sampling_seed(s) for s in (0, 5, 2**32 - 1)] == [0, 5, 2**32 - 1]
     assert all(0 <= sampling_seed(s) < 2**32 for s in (-1, 2**32, 2**64, 10**30))
     assert sampling_seed(2**32 + 5) != 5
+
+
+def test_first_weights_do_not_depend_on_what_was_drawn_before():
+    drawn = []
+    for other in (0, 1):
+        torch.manual_seed(other)
+        before = torch.random.get_rng_state()
+        with seeded(7, "adapters"):
+            drawn.append(torch.nn.Linear(3, 3).weight)
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(*drawn)
+    with seeded(8, "adapters"):
+        assert not torch.equal(torch.nn.Linear(3, 3).weight, drawn[0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -22,6 +24,17 @@ def stream_seed(seed: int, purpose: str, *place: int) -> int:
 def stream(seed: int, purpose: str, *place: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator at the start of the stream of (seed, purpose, *place)."""
     return torch.Generator(device).manual_seed(stream_seed(seed, purpose, *place))
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Torch's own generator on the CPU at the start of a stream for the time of the block, and then as it was before.
+
+    For layers that draw their first weights from it: whatever else drew in this process has no say.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, purpose))
+        yield
 
 
 def sampling_seed(seed: int) -> int:

@@ -14,7 +14,7 @@ from ..method.adversarial import Adversary, Head
 from ..method.batch import Condition
 from ..method.distiller import Distiller, MeanVariance, Objective, Plan
 from ..method.noise import NoisePath
-from ..method.rng import stream
+from ..method.rng import seeded, stream
 from ..teachers.builtin import model_folder
 from ..teachers.denoisers import Denoiser, check_family, load_denoiser
 from ..teachers.eight_bit import eight_bit_adamw
@@ -52,10 +52,11 @@ def build_roles(recipe: Recipe, denoiser: Denoiser, trained: Sequence[str] | Non
     if recipe.adapters is None:
         return CopyRoles(denoiser.network, call, trained, denoiser.feature_block, frozen)
     ranks = recipe.adapters
-    return LoraRoles(
-        denoiser.network, call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, trained, denoiser.feature_block, frozen,
-        ranks.base == "int8",
-    )  # fmt: skip
+    with seeded(recipe.seed, "adapters"):
+        return LoraRoles(
+            denoiser.network, call, denoiser.lora_targets, ranks.rank, ranks.fake_rank, trained, denoiser.feature_block, frozen,
+            ranks.base == "int8",
+        )  # fmt: skip
 
 
 def adamw(recipe: Recipe, lr: float, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -141,7 +142,8 @@ def _adversary(
     with torch.no_grad():
         z = torch.zeros((size, *denoiser.shape), device=device)
         features = roles.features(role, z, z.new_ones(size, dtype=torch.float64), cond)
-    head: Any = Head(features.shape[1] if features.ndim == 4 else features.shape[-1]).to(device)
+    with seeded(recipe.seed, "discriminator head"):
+        head: Any = Head(features.shape[1] if features.ndim == 4 else features.shape[-1]).to(device)
     alike(head.parameters(), device)
     head = roles.divide(head) if roles.divide else head
     own = None
