@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..method.batch import Condition, select
 from ..method.distiller import Distiller, MeanVariance
 from ..method.objective import calibrate_mean_variance
-from ..method.rng import stream
+from ..method.rng import stream, stream_seed
 from ..method.student import Sampler
 from ..teachers.builtin import Suite, load_suite
 from ..teachers.denoisers import Denoiser
@@ -121,6 +121,7 @@ def accelerator_for(recipe: Recipe) -> Any:
 def build(recipe: Recipe, accelerator: Any, count: Count = lambda what, done, total: None) -> Parts:
     """Load the model and build the run's parts on the accelerator's device. Raises InputError for anything unusable."""
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
+    torch.manual_seed(stream_seed(recipe.seed, "libraries"))  # what they draw by themselves; ddmd's own streams do not follow it
     denoiser = open_denoiser(recipe)
     sampler = recipe.student.sampler or denoiser.sampler
     denoiser.student_scheduler(recipe.grid, sampler)  # a grid that no export could be told is refused now, not at the end
