@@ -95,9 +95,9 @@ INDEX_FAULTS = {
     '{"unet": ["diffusers", "UNet2DConditionModel"]}': "no _class_name",
     '{"_class_name": ["a", "b"]}': "_class_name",
     '{"_class_name": "UNet2DConditionModel"}': "pipeline class UNet2DConditionModel; known families",
-    '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers"]}': "unet .*no .library, class",
-    '{"_class_name": "StableDiffusionPipeline", "unet": []}': "unet .*no .library, class",
-    '{"_class_name": "StableDiffusionPipeline", "unet": [null, "X"]}': "unet .*no .library, class",
+    '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers"]}': r"unet .*no \[library, class",
+    '{"_class_name": "StableDiffusionPipeline", "unet": []}': r"unet .*no \[library, class",
+    '{"_class_name": "StableDiffusionPipeline", "unet": [null, "X"]}': r"unet .*no \[library, class",
     '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "NoSuch"]}': "unet: found no such folder",
 }
 

@@ -35,15 +35,14 @@ def trained_on(scheduler: Any) -> dict[str, Any]:
     # A file may hold keys that its own class does not know and does not act on.
     known = inspect.signature(type(scheduler).__init__).parameters
     keys = {key: scheduler.config[key] for key in TRAINED_ON if key in known}
+    own = keys | {"trained_betas": scheduler.betas.tolist(), "rescale_betas_zero_snr": False}
     try:
         table = DDIMScheduler(**keys).alphas_cumprod
-        # The last entry of a table with zero terminal SNR is nudged by some schedulers.
-        if torch.allclose(table[:-1], scheduler.alphas_cumprod[:-1], rtol=1e-4, atol=0):
-            return keys
-    except NotImplementedError:
-        pass
-    own = {"trained_betas": scheduler.betas.tolist(), "rescale_betas_zero_snr": False}
-    return keys | own
+    except NotImplementedError:  # DDIM's word for a `beta_schedule` that it cannot make
+        return own
+    # The last entry of a table with zero terminal SNR is nudged by some schedulers.
+    same = torch.allclose(table[:-1], scheduler.alphas_cumprod[:-1], rtol=1e-4, atol=0)
+    return keys if same else own
 
 
 class VPDenoiser(Denoiser):
