@@ -39,8 +39,8 @@ def main() -> None:
         if not str(error.format_message()).strip() or type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # a command without its words is asked for help
             sys.exit(2)
-        asked = error.ctx.command_path if getattr(error, "ctx", None) else "ddmd"
-        _end(f"{error.format_message().rstrip('.')}; see `{asked} --help`", 2)
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "ddmd"
+        _end(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)
     except (KeyboardInterrupt, typer.Abort):
         _end("interrupted", 130)
     except Exception as error:

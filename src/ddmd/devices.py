@@ -17,13 +17,13 @@ TORCHRUN = "start with torchrun --nproc-per-node N -m ddmd.cli, or without any o
 
 
 class Launch(NamedTuple):
-    """Processes in all and on this machine, and this one's numbers among them; `told` by torchrun."""
+    """Processes in all and on this machine, and this one's numbers among them; `by_torchrun` says whose they are."""
 
     processes: int = 1
     rank: int = 0
     here: int = 1
     local_rank: int = 0
-    told: bool = False
+    by_torchrun: bool = False
 
 
 def launch() -> Launch:
@@ -45,7 +45,7 @@ def launch() -> Launch:
     here = numbers["LOCAL_WORLD_SIZE"] or local_rank + 1
     if not (rank < processes and local_rank < here <= processes):
         raise InputError("RANK", f"{rank} of {processes} processes, {local_rank} of {here} on this machine", TORCHRUN)
-    return Launch(processes, rank, here, local_rank, told=True)
+    return Launch(processes, rank, here, local_rank, by_torchrun=True)
 
 
 def _number(name: str) -> int | None:
@@ -61,10 +61,10 @@ def best_device() -> torch.device:
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    asked, found = launch(), torch.cuda.device_count()
-    if asked.here > found:
-        raise InputError("--nproc-per-node", f"{asked.here} processes for {found} GPUs", f"start at most {found} on this machine")
-    return torch.device("cuda", asked.local_rank)
+    launched, found = launch(), torch.cuda.device_count()
+    if launched.here > found:
+        raise InputError("--nproc-per-node", f"{launched.here} processes for {found} GPUs", f"start at most {found} on this machine")
+    return torch.device("cuda", launched.local_rank)
 
 
 def choose_attention(device: torch.device, cudnn: bool = False) -> str | None:

@@ -16,9 +16,9 @@ def test_an_ignored_signal_stays_ignored():
     try:
         with stop_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.asked
+            assert not stop.requested
             os.kill(os.getpid(), signal.SIGUSR1)
-            assert stop.asked
+            assert stop.requested
         assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, kept)

@@ -92,14 +92,14 @@ def evaluate(
         from ..run.results import table
 
         print_table(table(results["scores"]))
-        for said in remarks(results["scores"]):
-            print(said)
+        for remark in remarks(results["scores"]):
+            print(remark)
     else:
         from ..measure.evaluate.report import score_table
 
         print_table([[text for text, _ in row] for row in score_table(results["scores"])])
-        for said in remarks(results["scores"]):
-            print(said)
+        for remark in remarks(results["scores"]):
+            print(remark)
     print(folder / "results.json")
 
 

@@ -64,7 +64,7 @@ def pipeline_usage(call: dict[str, Any]) -> str:
 def adapter_usage(scheduler: Any, call: dict[str, Any]) -> str:
     """Plain diffusers code for an adapter on the teacher's own pipeline, with the student's scheduler in place of the teacher's."""
     name = type(scheduler).__name__
-    keys = ", ".join(f"{key}={value!r}" for key, value in told(scheduler).items())
+    keys = ", ".join(f"{key}={value!r}" for key, value in scheduler_arguments(scheduler).items())
     return (
         f"```python\nimport torch\nfrom diffusers import DiffusionPipeline, {name}\n\n"
         'pipeline = DiffusionPipeline.from_pretrained("THE_TEACHER", torch_dtype=torch.float32)  # or bfloat16, on a GPU\n'
@@ -73,7 +73,7 @@ def adapter_usage(scheduler: Any, call: dict[str, Any]) -> str:
     )
 
 
-def told(scheduler: Any) -> dict[str, Any]:
+def scheduler_arguments(scheduler: Any) -> dict[str, Any]:
     """The arguments that make this scheduler: every key of its configuration that differs from its class's own default."""
     defaults = {key: option.default for key, option in inspect.signature(type(scheduler).__init__).parameters.items()}
     return {key: value for key, value in scheduler.config.items() if key in defaults and value != defaults[key]}

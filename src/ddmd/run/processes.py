@@ -41,7 +41,7 @@ def lead_finds(accelerator: Any, find: Callable[[], Any]) -> Any:
 class Stop:
     """Whether this process was asked to stop."""
 
-    asked: bool = False
+    requested: bool = False
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def stop_signals() -> Iterator[Stop]:
     stop = Stop()
 
     def ask(number: int, frame: object) -> None:
-        stop.asked = True
+        stop.requested = True
 
     heeded = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
     kept = {number: signal.signal(number, ask) for number in heeded}

@@ -153,7 +153,7 @@ def table(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 def remarks(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What must be said of numbers, or of those that are left out; a line each."""
-    return [f"{label}, {name}: {said}." for label, row in scores.items() for name, said in row.get("remarks", {}).items()]
+    return [f"{label}, {name}: {remark}." for label, row in scores.items() for name, remark in row.get("remarks", {}).items()]
 
 
 def _cell(row: dict[str, Any], column: str) -> str:

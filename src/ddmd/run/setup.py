@@ -107,12 +107,12 @@ def accelerator_for(recipe: Recipe) -> Any:
     """
     from accelerate import Accelerator
 
-    asked, device = launch(), best_device()
+    launched, device = launch(), best_device()
     # Without being told so, accelerate takes each of torchrun's processes on a machine without GPUs for one alone.
     with without_foreign_settings():
-        accelerator = Accelerator(cpu=asked.told and device.type == "cpu", mixed_precision="no")  # ddmd casts by itself
-    if accelerator.num_processes != asked.processes:
-        raise InputError("WORLD_SIZE", f"{asked.processes} for {accelerator.num_processes} joined processes", TORCHRUN)
+        accelerator = Accelerator(cpu=launched.by_torchrun and device.type == "cpu", mixed_precision="no")  # ddmd casts by itself
+    if accelerator.num_processes != launched.processes:
+        raise InputError("WORLD_SIZE", f"{launched.processes} for {accelerator.num_processes} joined processes", TORCHRUN)
     if recipe.optim.sharded and accelerator.num_processes == 1:
         raise InputError("optim.sharded", "one process", "start with torchrun --nproc-per-node N -m ddmd.cli, or leave it out")
     return accelerator

@@ -111,7 +111,7 @@ class Training:
                     self._evaluate(log)
                 if self.cycle % train.checkpoint_every == 0 or self.cycle == train.cycles:
                     self._save(metrics)
-                if self._any(stop.asked):
+                if self._any(stop.requested):
                     self._save(metrics)
                     raise Interrupted
                 if recipe.train.stop_on_alarm and self._any(bool(self.alarms)):

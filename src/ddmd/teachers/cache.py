@@ -101,10 +101,10 @@ def is_whole(path: Path, made_of: str = "") -> bool:
     """Whether a shard is there and undamaged and, if that is given, its header says that it was made of this."""
     try:
         with safe_open(path, framework="pt") as shard:
-            said = shard.metadata() or {}
-            if made_of and said.get("made_of") != made_of:
+            metadata = shard.metadata() or {}
+            if made_of and metadata.get("made_of") != made_of:
                 return False
-            return said.get("crc32") == checksum({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
+            return metadata.get("crc32") == checksum({name: shard.get_tensor(name) for name in shard.keys()})  # noqa: SIM118
     except (OSError, SafetensorError):
         return False
 

@@ -32,9 +32,9 @@ HUB = re.compile(r"models--(?:.+--)?(.+)")  # a repository's folder in the hub's
 
 def names_of(folder: Path) -> list[str]:
     """What a pipeline is called: its folder, where links lead, its repository in the hub's cache, and what its index says."""
-    said = read_index(folder).named.replace("\\", "/")
+    recorded = read_index(folder).named.replace("\\", "/")
     found = []
-    for place in (folder.absolute(), folder.resolve(), PurePosixPath(said)):
+    for place in (folder.absolute(), folder.resolve(), PurePosixPath(recorded)):
         repository = next((match[1] for part in reversed(place.parts) if (match := HUB.fullmatch(part))), None)
         found.append(repository or place.name)
     return list(dict.fromkeys(name for name in found if name))

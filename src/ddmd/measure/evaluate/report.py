@@ -125,7 +125,7 @@ def write_tables(out: Path, name: str, results: Mapping[str, Any], parts: Mappin
         f"Scorer {key}: {', '.join(f'{k} {v}' for k, v in facts.items() if v is not None)}" for key, facts in results["scorers"].items()
     ]
     notes += [DEPENDS] if any("fid" in name or "frechet" in name for row in results["scores"].values() for name in row) else []
-    notes += [f"{label}, {name}: {said}." for label, row in results["scores"].items() for name, said in row["remarks"].items()]
+    notes += [f"{label}, {name}: {remark}." for label, row in results["scores"].items() for name, remark in row["remarks"].items()]
     notes += [f"Not scored: {reason}" for reason in results["not_scored"].values()]
     notes += [f"{where}: {len(found)} problems, left out" for where, found in results["problems"].items()]
     markdown = [f"# {name}", *(f"## {title}\n\n{to_markdown(table)}" for title, table in tables.items()), *map(markdown_text, notes)]

@@ -52,7 +52,7 @@ def write_world_page(
 ) -> Path:
     """Write index.html; `shown` holds each row's images (N, 3, H, W) of the first N prompts."""
     rows = table(results["scores"])
-    told = {name: text for name, text in MEANINGS.items() if name.replace("_", " ") in rows[0]}
+    meanings = {name: text for name, text in MEANINGS.items() if name.replace("_", " ") in rows[0]}
     first = next(iter(shown.values()))
     columns = {label: [_cell(image, label) for image in images] for label, images in shown.items()}
     title = f"{results['suite']}: {', '.join(results['models'])}"
@@ -60,11 +60,11 @@ def write_world_page(
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(results['machine'])}; seed {results['seed']}.</p>",
         html_table(rows),
-        *(f"<p>{html.escape(said)}</p>" for said in remarks(results["scores"])),
+        *(f"<p>{html.escape(remark)}</p>" for remark in remarks(results["scores"])),
         "<h2>The same prompts and seeds</h2>",
         picture_table(columns, [prompt or "(empty)" for prompt in prompts[: len(first)]]),
         f"<h2>What the scores mean</h2><p>{html.escape(about)}</p><dl>",
-        *(f"<dt>{name.replace('_', ' ')}</dt><dd>{html.escape(t)}</dd>" for name, t in told.items()),
+        *(f"<dt>{name.replace('_', ' ')}</dt><dd>{html.escape(t)}</dd>" for name, t in meanings.items()),
         "</dl>",
     ]
     style = STYLE + (PIXELATED if first.shape[-1] < SHARP else "")

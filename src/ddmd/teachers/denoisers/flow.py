@@ -87,8 +87,8 @@ class FlowDenoiser(Denoiser):
             sigmas = shift_level(even, self._teacher_shift)
         else:
             scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
-            asked = {"sigmas": even.tolist()} if self.stock_sigmas else {"num_inference_steps": steps}
-            scheduler.set_timesteps(**asked, mu=dynamic_mu(scheduler, self._tokens))
+            requested = {"sigmas": even.tolist()} if self.stock_sigmas else {"num_inference_steps": steps}
+            scheduler.set_timesteps(**requested, mu=dynamic_mu(scheduler, self._tokens))
             sigmas = scheduler.sigmas[:-1].double()
         levels = unshift_level(sigmas, self.path.shift).clamp(max=1)
         # Schedulers count in float32: a grid that is even but for that is meant to be even.

@@ -67,18 +67,18 @@ def load_network(kind: Any, folder: Path, dtype: torch.dtype | str = torch.float
     import diffusers
 
     check_files(folder)
-    told = {
+    arguments = {
         "torch_dtype" if issubclass(kind, diffusers.ModelMixin) else "dtype": dtype,
         "use_safetensors": True,
         "local_files_only": True,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # they are reported instead, with their names
     }
-    if (told | options)["use_safetensors"] and not any(VARIANT not in file.name for file in folder.glob("*.safetensors")):
+    if (arguments | options)["use_safetensors"] and not any(VARIANT not in file.name for file in folder.glob("*.safetensors")):
         lacks = f"weights in half precision alone ({VARIANT})" if any(folder.glob("*.safetensors")) else "no .safetensors file in it"
         raise InputError(str(folder), lacks, "download the model's full weights in that format")
     try:
-        network, info = kind.from_pretrained(folder, **told | options)
+        network, info = kind.from_pretrained(folder, **arguments | options)
     except Exception as error:  # the loaders of two libraries raise a dozen types for a damaged folder
         reason = " ".join(str(error).split())[:200]
         raise InputError(str(folder), f"a part that does not load ({type(error).__name__}: {reason})", AGAIN) from error
